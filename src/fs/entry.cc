@@ -1,0 +1,180 @@
+#include "fs/entry.h"
+
+#include <dirent.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+namespace hm::fs {
+
+namespace {
+
+struct KindRow {
+  EntryKind kind;
+  mode_t type;
+  unsigned char d_type;
+  const char* name;
+};
+constexpr std::array<KindRow, 7> kKinds = {{
+    {EntryKind::kFile, S_IFREG, DT_REG, "file"},
+    {EntryKind::kDirectory, S_IFDIR, DT_DIR, "dir"},
+    {EntryKind::kSymlink, S_IFLNK, DT_LNK, "symlink"},
+    {EntryKind::kFifo, S_IFIFO, DT_FIFO, "fifo"},
+    {EntryKind::kSocket, S_IFSOCK, DT_SOCK, "socket"},
+    {EntryKind::kCharDevice, S_IFCHR, DT_CHR, "char"},
+    {EntryKind::kBlockDevice, S_IFBLK, DT_BLK, "block"},
+}};
+
+const KindRow& row_of(EntryKind kind) { return kKinds.at(static_cast<std::size_t>(kind)); }
+
+Digest xattr_digest(const Xattrs& xattrs) {
+  Hasher hasher;
+  for (const auto& [name, value] : xattrs) {
+    hasher.field(name);
+    hasher.field(value);
+  }
+  return hasher.finish();
+}
+
+std::string octal(std::uint32_t mode) {
+  std::array<char, 16> text{};
+  std::snprintf(text.data(), text.size(), "%04o", mode);
+  return text.data();
+}
+
+}  // namespace
+
+std::optional<EntryKind> kind_of_mode(mode_t mode) {
+  for (const KindRow& row : kKinds) {
+    if ((mode & S_IFMT) == row.type) return row.kind;
+  }
+  return std::nullopt;
+}
+
+std::optional<EntryKind> kind_of_dirent(unsigned char d_type) {
+  for (const KindRow& row : kKinds) {
+    if (d_type == row.d_type) return row.kind;
+  }
+  return std::nullopt;
+}
+
+mode_t type_bits(EntryKind kind) { return row_of(kind).type; }
+
+std::string probe_text(const std::optional<Entry>& entry) {
+  if (!entry) return "absent";
+  std::string out = row_of(entry->kind).name;
+  out += " mode=" + octal(entry->mode) + " owner=" + std::to_string(entry->uid) + ":" +
+         std::to_string(entry->gid);
+  if (entry->kind == EntryKind::kFile) out += " size=" + std::to_string(entry->size);
+  if (entry->kind == EntryKind::kCharDevice || entry->kind == EntryKind::kBlockDevice) {
+    out += " rdev=" + std::to_string(major(entry->rdev)) + ":" + std::to_string(minor(entry->rdev));
+  }
+  if (!entry->xattrs.empty()) out += " xattrs=" + xattr_digest(entry->xattrs).hex();
+  if (entry->nlink > 1) {
+    out += " links=" + std::to_string(entry->nlink) + ":" + entry->link_group;
+  }
+  if (entry->kind == EntryKind::kSymlink) out += " target=" + entry->target;
+  return out;
+}
+
+std::string content_text(const Entry& entry, const Digest& content) {
+  return probe_text(entry) + " sha256=" + content.hex();
+}
+
+std::string list_text(const Entry& entry, const Listing& listing) {
+  Hasher hasher;
+  for (const DirEntry& child : listing) {
+    hasher.field(child.name);
+    hasher.field(static_cast<std::uint64_t>(child.kind));
+  }
+  return probe_text(entry) + " names=" + std::to_string(listing.size()) + ":" +
+         hasher.finish().hex();
+}
+
+bool is_valid_name(std::string_view name) {
+  return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
+         name.find('/') == std::string_view::npos && name.find('\0') == std::string_view::npos;
+}
+
+bool is_valid_path(std::string_view path) {
+  if (path.size() > 4095) return false;
+  while (!path.empty()) {
+    const std::size_t slash = path.find('/');
+    if (!is_valid_name(path.substr(0, slash))) return false;
+    if (slash == std::string_view::npos) return true;
+    path.remove_prefix(slash + 1);
+    if (path.empty()) return false;
+  }
+  return true;
+}
+
+std::string join_path(std::string_view dir, std::string_view name) {
+  std::string out;
+  out.reserve(dir.size() + name.size() + 1);
+  out.append(dir);
+  if (!dir.empty()) out.push_back('/');
+  out.append(name);
+  return out;
+}
+
+std::string_view parent_path(std::string_view path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string_view::npos ? std::string_view{} : path.substr(0, slash);
+}
+
+std::string_view base_name(std::string_view path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string_view::npos ? path : path.substr(slash + 1);
+}
+
+bool is_within(std::string_view path, std::string_view dir) {
+  if (dir.empty() || path == dir) return true;
+  return path.size() > dir.size() && path.starts_with(dir) && path[dir.size()] == '/';
+}
+
+bool PathLess::operator()(std::string_view a, std::string_view b) const {
+  const auto rank = [](char c) { return c == '/' ? 0 : static_cast<unsigned char>(c) + 1; };
+  return std::lexicographical_compare(a.begin(), a.end(), b.begin(), b.end(),
+                                      [&](char x, char y) { return rank(x) < rank(y); });
+}
+
+namespace {
+
+// Length of the valid UTF-8 sequence at the start of `text`, 0 if there is none.
+std::size_t utf8_length(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char lead = byte(0);
+  const std::size_t length = lead < 0x80 ? 1 : lead >= 0xc2 && lead < 0xe0 ? 2
+                             : lead >= 0xe0 && lead < 0xf0                 ? 3
+                             : lead >= 0xf0 && lead < 0xf5                 ? 4
+                                                                           : 0;
+  if (length == 0 || length > text.size()) return 0;
+  for (std::size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  }
+  return length;
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const std::size_t length = utf8_length(text);
+    const auto lead = static_cast<unsigned char>(text[0]);
+    if (length == 0 || lead < 0x20 || lead == 0x7f || lead == '\\') {
+      std::array<char, 8> escaped{};
+      std::snprintf(escaped.data(), escaped.size(), lead == '\\' ? "\\\\" : "\\x%02x", lead);
+      out += escaped.data();
+      text.remove_prefix(1);
+    } else {
+      out.append(text.substr(0, length));
+      text.remove_prefix(length);
+    }
+  }
+  return out;
+}
+
+}  // namespace hm::fs

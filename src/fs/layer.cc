@@ -1,0 +1,215 @@
+#include "fs/layer.h"
+
+#include <algorithm>
+#include <map>
+
+#include "fs/skeleton.h"
+#include "store/util/bytes.h"
+
+namespace hm::fs {
+
+namespace {
+
+constexpr std::string_view kMagic = "hmlayer1";
+constexpr std::uint8_t kWhiteoutType = 7;
+// What an entry takes at least; keeps a hostile count from reserving memory.
+constexpr std::size_t kLeastEntryBytes = 60;
+
+tl::unexpected<Error> corrupt(const std::string& what) {
+  return fail(ErrorCode::kCorrupt, "layer: " + what);
+}
+
+void encode_entry(Writer& out, const LayerEntry& item, std::uint64_t group) {
+  const Entry& entry = item.entry;
+  out.text(item.path);
+  out.byte(item.whiteout ? kWhiteoutType : static_cast<std::uint8_t>(entry.kind));
+  out.byte(item.opaque ? 1 : 0);
+  for (const std::uint64_t number :
+       {std::uint64_t{entry.mode}, std::uint64_t{entry.uid}, std::uint64_t{entry.gid}, entry.size,
+        entry.rdev}) {
+    out.number(number);
+  }
+  if (!item.whiteout && entry.kind == EntryKind::kFile) out.raw(item.content.raw());
+  out.text(entry.target);
+  out.number(entry.xattrs.size());
+  for (const auto& [name, value] : entry.xattrs) {
+    out.text(name);
+    out.text(value);
+  }
+  out.number(group);
+}
+
+std::uint32_t narrow(std::uint64_t value, bool& bad) {
+  if (value > 0xffffffffU) bad = true;
+  return static_cast<std::uint32_t>(value);
+}
+
+// Reads one entry; `group` as in the format. False when the bytes cannot be an entry.
+bool decode_entry(Reader& in, LayerEntry& item, std::uint64_t& group) {
+  bool bad = false;
+  item.path = in.text();
+  const std::uint8_t type = in.byte();
+  const std::uint8_t opaque = in.byte();
+  if (type > kWhiteoutType || opaque > 1) return false;
+  item.whiteout = type == kWhiteoutType;
+  item.opaque = opaque == 1;
+  item.entry.kind = item.whiteout ? EntryKind::kFile : static_cast<EntryKind>(type);
+  item.entry.mode = narrow(in.number(), bad);
+  item.entry.uid = narrow(in.number(), bad);
+  item.entry.gid = narrow(in.number(), bad);
+  item.entry.size = in.number();
+  item.entry.rdev = in.number();
+  if (!item.whiteout && item.entry.kind == EntryKind::kFile) {
+    const auto digest = Digest::from_raw(in.raw(32));
+    if (!digest) return false;
+    item.content = *digest;
+  }
+  item.entry.target = in.text();
+  const std::uint64_t xattrs = in.number();
+  if (xattrs > in.left() / 16) return false;
+  for (std::uint64_t i = 0; i < xattrs; ++i) {
+    std::string name(in.text());
+    item.entry.xattrs.emplace_back(std::move(name), std::string(in.text()));
+  }
+  group = in.number();
+  return !bad && !in.failed();
+}
+
+// Why one entry, taken alone, cannot be; "" when it can.
+std::string entry_fault(const LayerEntry& item) {
+  const Entry& entry = item.entry;
+  const bool is_file = entry.kind == EntryKind::kFile && !item.whiteout;
+  const bool is_link = entry.kind == EntryKind::kSymlink;
+  const bool is_device =
+      entry.kind == EntryKind::kCharDevice || entry.kind == EntryKind::kBlockDevice;
+  if (!is_valid_path(item.path)) return "bad path";
+  if (is_mounted_path(item.path)) return "path of the sandbox's own";
+  if (item.path.empty() && entry.kind != EntryKind::kDirectory) return "root is no directory";
+  if (item.whiteout && item.opaque) return "opaque whiteout";
+  if (item.opaque && entry.kind != EntryKind::kDirectory) return "opaque but no directory";
+  if (entry.mode > 07777) return "bad mode";
+  if (!is_file && entry.size != 0) return "size without a file";
+  if (entry.size > static_cast<std::uint64_t>(INT64_MAX)) return "absurd size";
+  if (is_link != !entry.target.empty()) return "bad symlink target";
+  if (entry.target.size() > 4095 || entry.target.find('\0') != std::string::npos) {
+    return "bad symlink target";
+  }
+  if (is_device != (entry.rdev != 0)) return "bad device number";
+  if (!std::is_sorted(entry.xattrs.begin(), entry.xattrs.end())) return "unsorted xattrs";
+  return "";
+}
+
+}  // namespace
+
+std::shared_ptr<const Layer> Layer::build(std::vector<LayerEntry> entries) {
+  std::shared_ptr<Layer> layer(new Layer());
+  layer->entries_ = std::move(entries);
+  std::sort(layer->entries_.begin(), layer->entries_.end(),
+            [](const auto& a, const auto& b) { return PathLess{}(a.path, b.path); });
+  std::map<std::string, std::vector<LayerEntry*>> groups;
+  for (LayerEntry& item : layer->entries_) {
+    if (!item.entry.link_group.empty()) groups[item.entry.link_group].push_back(&item);
+  }
+  for (const auto& [name, members] : groups) {
+    for (LayerEntry* item : members) {
+      item->entry.nlink = static_cast<std::uint32_t>(members.size());
+      item->entry.link_group = members.size() > 1 ? members.front()->path : "";
+    }
+  }
+  layer->index();
+  return layer;
+}
+
+std::string Layer::encode() const {
+  Writer out;
+  out.raw(kMagic);
+  out.number(entries_.size());
+  for (const LayerEntry& item : entries_) {
+    const std::string& group = item.entry.link_group;
+    encode_entry(out, item, group.empty() ? 0 : 1 + by_path_.at(group));
+  }
+  return out.take();
+}
+
+std::string Layer::encode_mtimes() const {
+  Writer out;
+  for (const LayerEntry& item : entries_) out.number(static_cast<std::uint64_t>(item.mtime_ns));
+  return out.take();
+}
+
+Result<std::shared_ptr<const Layer>> Layer::decode(std::string_view blob,
+                                                   std::string_view mtimes) {
+  Reader in(blob);
+  if (in.raw(kMagic.size()) != kMagic) return corrupt("unknown format");
+  const std::uint64_t count = in.number();
+  if (count > in.left() / kLeastEntryBytes) return corrupt("absurd number of entries");
+  if (!mtimes.empty() && mtimes.size() != count * 8) return corrupt("times do not fit");
+  Reader times(mtimes);
+  std::shared_ptr<Layer> layer(new Layer());
+  layer->entries_.resize(count);
+  std::vector<std::uint64_t> groups(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    LayerEntry& item = layer->entries_[i];
+    if (!decode_entry(in, item, groups[i])) return corrupt("malformed entry");
+    if (!mtimes.empty()) item.mtime_ns = static_cast<std::int64_t>(times.number());
+    if (groups[i] == 0) continue;
+    const std::uint64_t first = groups[i] - 1;
+    if (first > i || groups[first] != groups[i]) return corrupt("bad link group");
+    const LayerEntry& head = layer->entries_[first];
+    if (item.whiteout || item.entry.kind == EntryKind::kDirectory ||
+        head.content != item.content) {
+      return corrupt("bad link group");
+    }
+    item.entry.link_group = head.path;
+  }
+  if (!in.done()) return corrupt("bytes after the last entry");
+  HM_TRY(layer->check());
+  std::unordered_map<std::string, std::uint32_t> members;
+  for (const LayerEntry& item : layer->entries_) members[item.entry.link_group] += 1;
+  for (LayerEntry& item : layer->entries_) {
+    if (!item.entry.link_group.empty()) item.entry.nlink = members[item.entry.link_group];
+  }
+  layer->index();
+  return std::shared_ptr<const Layer>(std::move(layer));
+}
+
+Status Layer::check() const {
+  std::vector<std::string_view> open_dirs = {""};  // ancestors of the entry at hand
+  const LayerEntry* previous = nullptr;
+  for (const LayerEntry& item : entries_) {
+    if (const std::string fault = entry_fault(item); !fault.empty()) {
+      return corrupt(printable(item.path) + ": " + fault);
+    }
+    if (previous != nullptr && !PathLess{}(previous->path, item.path)) {
+      return corrupt("unsorted or duplicate path " + printable(item.path));
+    }
+    previous = &item;
+    if (item.path.empty()) continue;
+    while (!open_dirs.empty() && open_dirs.back() != parent_path(item.path)) open_dirs.pop_back();
+    if (open_dirs.empty()) return corrupt("no parent for " + printable(item.path));
+    if (!item.whiteout && item.entry.kind == EntryKind::kDirectory) open_dirs.push_back(item.path);
+  }
+  return {};
+}
+
+void Layer::index() {
+  by_path_.reserve(entries_.size());
+  for (std::uint32_t i = 0; i < entries_.size(); ++i) {
+    const std::string_view path = entries_[i].path;
+    by_path_.emplace(path, i);
+    if (!path.empty()) by_dir_[parent_path(path)].push_back(i);
+    has_xattrs_ = has_xattrs_ || !entries_[i].entry.xattrs.empty();
+  }
+}
+
+const LayerEntry* Layer::find(std::string_view path) const {
+  const auto it = by_path_.find(path);
+  return it == by_path_.end() ? nullptr : &entries_[it->second];
+}
+
+const std::vector<std::uint32_t>* Layer::children(std::string_view dir) const {
+  const auto it = by_dir_.find(dir);
+  return it == by_dir_.end() ? nullptr : &it->second;
+}
+
+}  // namespace hm::fs

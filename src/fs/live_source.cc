@@ -1,0 +1,344 @@
+#include "fs/live_source.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace hm::fs {
+
+namespace {
+
+// Two mmap stores into one dirty page leave size, mtime and ctime equal until write-back (30 s by
+// default): a younger file's identity says nothing about its bytes.
+constexpr std::int64_t kTrustedAgeNs = 60'000'000'000;
+
+bool is_old_enough(const store::FileStamp& stamp) {
+  const std::int64_t youngest = std::max(stamp.mtime_ns, stamp.ctime_ns);
+  return now_ns() - youngest > kTrustedAgeNs;
+}
+
+struct DirCloser {
+  void operator()(DIR* dir) const { ::closedir(dir); }
+};
+
+Result<Fd> open_beneath(const LiveLocation& where, int flags, bool cross_mounts) {
+  open_how how{};
+  how.flags = static_cast<std::uint64_t>(flags | O_CLOEXEC | O_NOFOLLOW);
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+  if (!cross_mounts) how.resolve |= RESOLVE_NO_XDEV;
+  const char* path = where.path.empty() ? "." : where.path.c_str();
+  while (true) {
+    const long fd = ::syscall(SYS_openat2, where.dir_fd, path, &how, sizeof how);
+    if (fd >= 0) return Fd(static_cast<int>(fd));
+    // EAGAIN: a rename raced with the walk; the kernel asks to try again.
+    if (errno != EINTR && errno != EAGAIN) return fail_errno(where.path);
+  }
+}
+
+bool means_absent(int error) {
+  return error == ENOENT || error == ENOTDIR || error == ELOOP || error == ENAMETOOLONG;
+}
+
+// Extended attributes that are part of an entry: not the host's labels, and not `trusted.`, which
+// no step can read.
+bool is_kept_xattr(std::string_view name) {
+  return name.starts_with("user.") || name == "security.capability" ||
+         name.starts_with("system.posix_acl_");
+}
+
+Result<Xattrs> read_xattrs(int path_fd) {
+  const std::string path = "/proc/self/fd/" + std::to_string(path_fd);
+  std::string names(65536, '\0');
+  const ssize_t size = ::listxattr(path.c_str(), names.data(), names.size());
+  if (size < 0) {
+    if (errno == ENOTSUP || errno == ELOOP || errno == ENOENT) return Xattrs{};
+    return fail_errno("listxattr");
+  }
+  names.resize(static_cast<std::size_t>(size));
+  Xattrs out;
+  for (std::size_t at = 0; at < names.size(); at = names.find('\0', at) + 1) {
+    const std::string name = names.c_str() + at;
+    if (!is_kept_xattr(name)) continue;
+    std::string value(65536, '\0');
+    const ssize_t n = ::getxattr(path.c_str(), name.c_str(), value.data(), value.size());
+    if (n < 0 && errno == ENODATA) continue;
+    if (n < 0) return fail_errno("getxattr");
+    value.resize(static_cast<std::size_t>(n));
+    out.emplace_back(name, std::move(value));
+  }
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+Result<LiveStat> stat_of(const struct stat& st) {
+  const auto kind = kind_of_mode(st.st_mode);
+  if (!kind) return fail(ErrorCode::kIo, "unknown file type");
+  LiveStat out;
+  out.kind = *kind;
+  out.mode = st.st_mode & 07777;
+  out.uid = st.st_uid;
+  out.gid = st.st_gid;
+  out.rdev = *kind == EntryKind::kCharDevice || *kind == EntryKind::kBlockDevice ? st.st_rdev : 0;
+  out.stamp = {st.st_dev, st.st_ino, static_cast<std::uint64_t>(st.st_size), to_ns(st.st_mtim),
+               to_ns(st.st_ctim)};
+  return out;
+}
+
+// A mount point that must not be crossed: asks nobody but the kernel's caches, since the filesystem
+// behind it may be our own.
+bool is_foreign_directory(const LiveLocation& where) {
+  struct statx st {};
+  return ::statx(where.dir_fd, where.path.c_str(),
+                 AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_TYPE, &st) == 0 &&
+         S_ISDIR(st.stx_mode);
+}
+
+}  // namespace
+
+struct LiveSource::Pin {
+  std::mutex mutex;  // guards everything below; held across the system calls that fill it
+  bool resolved = false;
+  std::optional<LiveStat> stat;
+  std::optional<Digest> content;
+  bool captured = false;
+  std::optional<Listing> listing;
+};
+
+LiveSource::LiveSource(std::unique_ptr<LiveRules> rules, store::Store& store)
+    : rules_(std::move(rules)), store_(store) {}
+
+LiveSource::~LiveSource() = default;
+
+LiveSource::Pin& LiveSource::pin(const std::string& path) {
+  const std::lock_guard lock(mutex_);
+  auto& slot = pins_[path];
+  if (!slot) slot = std::make_unique<Pin>();
+  return *slot;
+}
+
+Result<std::optional<LiveStat>> LiveSource::stat_now(const std::string& path) {
+  const std::optional<LiveStat> absent;
+  const auto where = rules_->locate(path);
+  if (!where) return absent;
+  if (where->dir_fd < 0) {  // exists by rule only
+    LiveStat stat;
+    stat.kind = EntryKind::kDirectory;
+    stat.mode = 0755;
+    return std::optional(stat);
+  }
+  auto fd = open_beneath(*where, O_PATH, rules_->crosses_mounts());
+  if (!fd) {
+    if (means_absent(fd.error().errno_value)) return absent;
+    if (fd.error().errno_value != EXDEV) return fail(std::move(fd).error().in(rules_->display(path)));
+    if (!is_foreign_directory(*where)) return absent;
+    LiveStat stat;
+    stat.kind = EntryKind::kDirectory;
+    stat.mode = 0755;
+    stat.foreign = true;
+    return std::optional(stat);
+  }
+  struct stat st {};
+  if (::fstat(fd->get(), &st) != 0) return fail_errno(rules_->display(path));
+  HM_ASSIGN(LiveStat stat, stat_of(st));
+  HM_ASSIGN(const bool visible, rules_->visible(path, stat.kind, stat.mode));
+  if (!visible) return absent;
+  if (stat.kind == EntryKind::kSymlink) {
+    HM_ASSIGN(stat.target, read_link_at(fd->get(), ""));
+  } else if (rules_->wants_xattrs()) {
+    HM_ASSIGN(stat.xattrs, read_xattrs(fd->get()));
+  }
+  return std::optional(std::move(stat));
+}
+
+Status LiveSource::resolve(Pin& pin, const std::string& path) {
+  if (pin.resolved) return {};
+  HM_ASSIGN(pin.stat, stat_now(path));
+  pin.resolved = true;
+  return {};
+}
+
+Result<std::optional<LiveEntry>> LiveSource::lookup(const std::string& path) {
+  Pin& slot = pin(path);
+  const std::lock_guard lock(slot.mutex);
+  HM_TRY(resolve(slot, path));
+  if (!slot.stat) return std::optional<LiveEntry>{};
+  return std::optional(LiveEntry{rules_->entry(*slot.stat), rules_->mtime(*slot.stat)});
+}
+
+Result<Listing> LiveSource::list_now(const std::string& path) {
+  if (auto fixed = rules_->fixed_listing(path)) return std::move(*fixed);
+  const auto where = rules_->locate(path);
+  if (!where || where->dir_fd < 0) return Listing{};
+  auto fd = open_beneath(*where, O_RDONLY | O_DIRECTORY, rules_->crosses_mounts());
+  if (!fd) {
+    if (means_absent(fd.error().errno_value)) return fail(ErrorCode::kChanged, rules_->display(path));
+    return fail(std::move(fd).error().in(rules_->display(path)));
+  }
+  const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(fd->get()));
+  if (!dir) return fail_errno(rules_->display(path));
+  const int dir_fd = fd->release();
+  Listing out;
+  errno = 0;
+  while (const dirent* entry = ::readdir(dir.get())) {
+    const std::string name = entry->d_name;
+    if (name == "." || name == "..") continue;
+    auto kind = kind_of_dirent(entry->d_type);
+    std::uint32_t mode = 0;
+    if (!kind || rules_->needs_mode()) {
+      struct stat st {};
+      if (::fstatat(dir_fd, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;  // gone
+      kind = kind_of_mode(st.st_mode);
+      mode = st.st_mode & 07777;
+    }
+    if (!kind) continue;
+    HM_ASSIGN(const bool visible, rules_->visible(join_path(path, name), *kind, mode));
+    if (visible) out.push_back({name, *kind});
+    errno = 0;
+  }
+  if (errno != 0) return fail_errno(rules_->display(path));
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+Result<Listing> LiveSource::list(const std::string& path) {
+  Pin& slot = pin(path);
+  const std::lock_guard lock(slot.mutex);
+  HM_TRY(resolve(slot, path));
+  if (slot.listing) return *slot.listing;
+  if (!slot.stat || slot.stat->foreign) return Listing{};
+  HM_ASSIGN(slot.listing, list_now(path));
+  return *slot.listing;
+}
+
+// Opens the file whose stat is pinned; kChanged when it is another one, or written to, by now.
+Result<Fd> LiveSource::open_pinned(const Pin& pin, const std::string& path) {
+  const auto where = rules_->locate(path);
+  if (!where) return fail(ErrorCode::kChanged, rules_->display(path));
+  // Should it have become a fifo meanwhile, O_NONBLOCK keeps the open from waiting for a writer.
+  auto fd = open_beneath(*where, O_RDONLY | O_NONBLOCK, rules_->crosses_mounts());
+  if (!fd) {
+    if (means_absent(fd.error().errno_value)) return fail(ErrorCode::kChanged, rules_->display(path));
+    return fail(std::move(fd).error().in(rules_->display(path)));
+  }
+  struct stat st {};
+  if (::fstat(fd->get(), &st) != 0) return fail_errno(rules_->display(path));
+  HM_ASSIGN(const LiveStat now, stat_of(st));
+  if (now.kind != pin.stat->kind || now.stamp != pin.stat->stamp) {
+    return fail(ErrorCode::kChanged, rules_->display(path));
+  }
+  return fd;
+}
+
+namespace {
+// The second half of reading bytes that may be written meanwhile: the stat still is the pinned one.
+Status check_unmoved(int fd, const LiveStat& pinned, const std::string& display) {
+  struct stat st {};
+  if (::fstat(fd, &st) != 0) return fail_errno(display);
+  HM_ASSIGN(const LiveStat now, stat_of(st));
+  if (now.stamp != pinned.stamp) return fail(ErrorCode::kChanged, display);
+  return {};
+}
+}  // namespace
+
+Status LiveSource::learn(const LiveStat& stat, const Digest& digest) {
+  if (!is_old_enough(stat.stamp)) return {};
+  const std::lock_guard lock(mutex_);
+  learned_.push_back({stat.stamp, digest});
+  return {};
+}
+
+Result<Digest> LiveSource::digest_locked(Pin& pin, const std::string& path) {
+  if (pin.content) return *pin.content;
+  if (pin.stat->stamp.size == 0) return *(pin.content = Digest::of(""));
+  if (is_old_enough(pin.stat->stamp)) {
+    HM_ASSIGN(pin.content, store_.file_digest(pin.stat->stamp));
+    // Known by identity: the path must still lead there when the pin is used.
+    if (pin.content) return *pin.content;
+  }
+  HM_ASSIGN(const Fd fd, open_pinned(pin, path));
+  HM_ASSIGN(const store::BlobInfo info, store::hash_fd(fd.get()));
+  HM_TRY(check_unmoved(fd.get(), *pin.stat, rules_->display(path)));
+  pin.content = info.digest;
+  HM_TRY(learn(*pin.stat, info.digest));
+  return info.digest;
+}
+
+Result<Digest> LiveSource::digest(const std::string& path) {
+  Pin& slot = pin(path);
+  const std::lock_guard lock(slot.mutex);
+  HM_TRY(resolve(slot, path));
+  if (!slot.stat || slot.stat->kind != EntryKind::kFile) {
+    return fail(ErrorCode::kNotFound, rules_->display(path) + ": not a file");
+  }
+  return digest_locked(slot, path);
+}
+
+Result<Digest> LiveSource::capture(const std::string& path) {
+  Pin& slot = pin(path);
+  const std::lock_guard lock(slot.mutex);
+  HM_TRY(resolve(slot, path));
+  if (!slot.stat || slot.stat->kind != EntryKind::kFile) {
+    return fail(ErrorCode::kNotFound, rules_->display(path) + ": not a file");
+  }
+  if (slot.captured) return *slot.content;
+  const std::uint64_t size = slot.stat->stamp.size;
+  const bool known = slot.content.has_value() || is_old_enough(slot.stat->stamp);
+  if (known && !slot.content) {
+    HM_ASSIGN(slot.content, store_.file_digest(slot.stat->stamp));
+  }
+  if (slot.content && store_.blobs().has(*slot.content, size)) {
+    slot.captured = true;
+    return *slot.content;
+  }
+  HM_ASSIGN(const Fd fd, open_pinned(slot, path));
+  HM_ASSIGN(const store::BlobInfo info, store_.blobs().put_copy(fd.get()));
+  HM_TRY(check_unmoved(fd.get(), *slot.stat, rules_->display(path)));
+  if (info.size != size || (slot.content && *slot.content != info.digest)) {
+    return fail(ErrorCode::kChanged, rules_->display(path));
+  }
+  slot.content = info.digest;
+  slot.captured = true;
+  HM_TRY(learn(*slot.stat, info.digest));
+  return info.digest;
+}
+
+Result<bool> LiveSource::moved(const std::string& path) {
+  Pin* slot = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = pins_.find(path);
+    if (it == pins_.end()) return false;
+    slot = it->second.get();
+  }
+  const std::lock_guard lock(slot->mutex);
+  if (!slot->resolved) return false;
+  HM_ASSIGN(const auto now, stat_now(path));
+  if (now.has_value() != slot->stat.has_value()) return true;
+  if (!now) return false;
+  if (rules_->entry(*now) != rules_->entry(*slot->stat)) return true;
+  if (slot->listing && !now->foreign) {
+    HM_ASSIGN(const Listing listing, list_now(path));
+    if (listing != *slot->listing) return true;
+  }
+  if (!slot->content || now->stamp == slot->stat->stamp) return false;
+  // Touched or replaced, but perhaps by the same bytes.
+  Pin fresh;
+  fresh.resolved = true;
+  fresh.stat = *now;
+  const auto digest = digest_locked(fresh, path);
+  if (!digest && digest.error().code == ErrorCode::kChanged) return true;
+  if (!digest) return fail(digest.error());
+  return *digest != *slot->content;
+}
+
+std::vector<store::FileDigest> LiveSource::take_learned() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(learned_, {});
+}
+
+}  // namespace hm::fs

@@ -1,0 +1,634 @@
+// FUSE callbacks and the table of nodes behind them. The kernel side of each rule used here is in
+// fs/fuse of the kernel source and Documentation/filesystems/fuse.rst; what was tried is in
+// hm-design(7).
+#include "fs/session.h"
+
+#include <fcntl.h>
+#include <fuse_lowlevel.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <deque>
+#include <list>
+#include <mutex>
+#include <shared_mutex>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "fs/skeleton.h"
+
+namespace hm::fs {
+
+namespace {
+
+constexpr double kForever = 365.0 * 24 * 3600 * 10;  // seconds; entries never change while mounted
+constexpr unsigned kServerThreads = 4;
+constexpr std::size_t kMaxTransfer = std::size_t{1} << 20;  // bytes of one READ
+constexpr std::size_t kOpenBlobs = 64;  // descriptors kept for files of more than one READ
+constexpr std::uint64_t kSmallFile = 128 * 1024;
+constexpr std::string_view kOverlayXattr = "user.overlay.";
+
+std::uint64_t inode_number(std::string_view identity) {
+  const std::uint64_t hash = std::hash<Digest>{}(Digest::of(identity));
+  return hash < 2 ? hash + 2 : hash;
+}
+
+struct SessionNode {
+  std::uint64_t id = 0;
+  std::optional<View::Node> node;  // nullopt: absent, so that its absence is recorded
+  std::string path;
+  std::atomic<bool> read{false};
+  std::atomic<bool> listed{false};
+  std::mutex mutex;  // guards the rest; held while content is captured
+  std::optional<Digest> content;
+  std::shared_ptr<const Listing> listing;
+};
+
+struct ChildKey {
+  std::uint64_t parent;
+  std::string name;
+  bool operator==(const ChildKey&) const = default;
+};
+struct ChildKeyHash {
+  std::size_t operator()(const ChildKey& key) const {
+    return std::hash<std::string>{}(key.name) ^ (key.parent * 0x9e3779b97f4a7c15ULL);
+  }
+};
+
+// Nodes by id and by (parent, name). Ids are dense, from FUSE_ROOT_ID.
+class NodeTable {
+ public:
+  SessionNode* get(std::uint64_t id) {
+    const std::shared_lock lock(mutex_);
+    return id == 0 || id > nodes_.size() ? nullptr : &nodes_[id - 1];
+  }
+  SessionNode* find(const ChildKey& key) {
+    const std::shared_lock lock(mutex_);
+    const auto it = children_.find(key);
+    return it == children_.end() ? nullptr : &nodes_[it->second - 1];
+  }
+  // The node of `key`; of two racing calls the first wins, and both see its node.
+  std::pair<SessionNode*, bool> insert(ChildKey key, std::string path,
+                                       std::optional<View::Node> node) {
+    const std::unique_lock lock(mutex_);
+    const auto [it, fresh] = children_.try_emplace(std::move(key), nodes_.size() + 1);
+    if (!fresh) return {&nodes_[it->second - 1], false};
+    SessionNode& slot = nodes_.emplace_back();
+    slot.id = nodes_.size();
+    slot.path = std::move(path);
+    slot.node = std::move(node);
+    return {&slot, true};
+  }
+  template <class Visit>
+  void each(Visit visit) {
+    const std::shared_lock lock(mutex_);
+    for (SessionNode& node : nodes_) visit(node);
+  }
+
+ private:
+  std::shared_mutex mutex_;
+  std::deque<SessionNode> nodes_;  // references stay valid
+  std::unordered_map<ChildKey, std::uint64_t, ChildKeyHash> children_;
+};
+
+// The few descriptors of large blobs that are being read.
+class OpenBlobs {
+ public:
+  std::shared_ptr<Fd> find(std::uint64_t id) {
+    const std::lock_guard lock(mutex_);
+    for (auto it = items_.begin(); it != items_.end(); ++it) {
+      if (it->first != id) continue;
+      items_.splice(items_.begin(), items_, it);
+      return it->second;
+    }
+    return nullptr;
+  }
+  void keep(std::uint64_t id, std::shared_ptr<Fd> fd) {
+    const std::lock_guard lock(mutex_);
+    items_.emplace_front(id, std::move(fd));
+    if (items_.size() > kOpenBlobs) items_.pop_back();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::list<std::pair<std::uint64_t, std::shared_ptr<Fd>>> items_;
+};
+
+struct DestroySession {
+  void operator()(fuse_session* session) const { fuse_session_destroy(session); }
+};
+
+void ignore_signal(int) {}
+
+class FuseSession final : public Session {
+ public:
+  FuseSession(const View& view, store::Store& store, Watcher watcher)
+      : view_(view), store_(store), watcher_(std::move(watcher)) {}
+  ~FuseSession() override { stop(); }
+
+  Status mount(const std::string& mount_point);
+  void stop() override;
+  void wait() override;
+  Result<std::optional<View::Node>> observe(const std::string& path,
+                                            ObservationKind kind) override;
+  Trace trace() override;
+  std::optional<SessionFailure> failure() override {
+    const std::lock_guard lock(failure_mutex_);
+    return failure_;
+  }
+
+  // FUSE operations.
+  void lookup(fuse_req_t req, fuse_ino_t parent, const char* name);
+  void getattr(fuse_req_t req, fuse_ino_t ino);
+  void readlink(fuse_req_t req, fuse_ino_t ino);
+  void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset);
+  void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info);
+  void readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset);
+  void getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std::size_t size);
+  void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size);
+  void statfs(fuse_req_t req);
+
+ private:
+  Result<SessionNode*> child(SessionNode& parent, const std::string& name);
+  Result<Digest> content(SessionNode& node);
+  Result<std::shared_ptr<const Listing>> listing(SessionNode& node);
+  Result<std::shared_ptr<Fd>> open_content(SessionNode& node);
+  Observation observation_of(SessionNode& node);
+  void watch(SessionNode& node);
+  int note_failure(const SessionNode& node, const Error& error);
+  struct stat attributes(const SessionNode& node) const;
+  void serve();
+
+  const View& view_;
+  store::Store& store_;
+  Watcher watcher_;
+  NodeTable nodes_;
+  OpenBlobs open_blobs_;
+  std::mutex failure_mutex_;
+  std::optional<SessionFailure> failure_;
+
+  std::string mount_point_;
+  std::unique_ptr<fuse_session, DestroySession> session_;
+  std::vector<std::thread> threads_;
+  std::atomic<unsigned> running_{0};
+};
+
+// --- from the kernel's requests to the view -------------------------------------------------
+
+Result<SessionNode*> FuseSession::child(SessionNode& parent, const std::string& name) {
+  ChildKey key{parent.id, name};
+  if (SessionNode* known = nodes_.find(key)) return known;
+  if (!parent.node || parent.node->entry.kind != EntryKind::kDirectory) {
+    return fail(system_error(parent.path, ENOTDIR));
+  }
+  HM_ASSIGN(auto found, view_.child(*parent.node, name));
+  const auto [node, fresh] =
+      nodes_.insert(std::move(key), join_path(parent.path, name), std::move(found));
+  if (fresh) watch(*node);
+  return node;
+}
+
+Result<Digest> FuseSession::content(SessionNode& node) {
+  bool fresh = false;
+  {
+    const std::lock_guard lock(node.mutex);
+    if (!node.content) {
+      HM_ASSIGN(node.content, view_.capture(*node.node));
+      fresh = true;
+    }
+    node.read = true;
+  }
+  if (fresh) watch(node);
+  return *node.content;  // never changes once set
+}
+
+Result<std::shared_ptr<const Listing>> FuseSession::listing(SessionNode& node) {
+  bool fresh = false;
+  std::shared_ptr<const Listing> out;
+  {
+    const std::lock_guard lock(node.mutex);
+    if (!node.listing) {
+      HM_ASSIGN(Listing names, view_.list(*node.node));
+      node.listing = std::make_shared<const Listing>(std::move(names));
+      fresh = true;
+    }
+    node.listed = true;
+    out = node.listing;
+  }
+  if (fresh) watch(node);
+  return out;
+}
+
+Result<std::shared_ptr<Fd>> FuseSession::open_content(SessionNode& node) {
+  HM_ASSIGN(const Digest digest, content(node));
+  if (auto open = open_blobs_.find(node.id)) return open;
+  HM_ASSIGN(Fd fd, store_.blobs().open_blob(digest, node.node->entry.size));
+  auto shared = std::make_shared<Fd>(std::move(fd));
+  if (node.node->entry.size > kSmallFile) open_blobs_.keep(node.id, shared);
+  return shared;
+}
+
+Observation FuseSession::observation_of(SessionNode& node) {
+  if (!node.node) return {node.path, ObservationKind::kProbe, probe_text(std::nullopt)};
+  const std::lock_guard lock(node.mutex);
+  if (node.read && node.content) {
+    return {node.path, ObservationKind::kContent, content_text(node.node->entry, *node.content)};
+  }
+  if (node.listed && node.listing) {
+    return {node.path, ObservationKind::kList, list_text(node.node->entry, *node.listing)};
+  }
+  return {node.path, ObservationKind::kProbe, probe_text(node.node->entry)};
+}
+
+void FuseSession::watch(SessionNode& node) {
+  if (watcher_) watcher_(observation_of(node));
+}
+
+int FuseSession::note_failure(const SessionNode& node, const Error& error) {
+  const std::lock_guard lock(failure_mutex_);
+  if (!failure_) {
+    SessionFailure failure{SessionFailure::Kind::kIncomplete, "/" + node.path, error.message};
+    if (error.code == ErrorCode::kChanged) {
+      failure.kind = SessionFailure::Kind::kMoved;
+      failure.path = error.message;
+    } else if (error.code == ErrorCode::kNotFound || error.code == ErrorCode::kCorrupt) {
+      failure.kind = SessionFailure::Kind::kStore;
+    }
+    failure_ = std::move(failure);
+  }
+  return error.to_errno();
+}
+
+Result<std::optional<View::Node>> FuseSession::observe(const std::string& path,
+                                                       ObservationKind kind) {
+  SessionNode* node = nodes_.get(FUSE_ROOT_ID);
+  std::string_view rest = path;
+  while (!rest.empty()) {
+    if (!node->node || node->node->entry.kind != EntryKind::kDirectory) {
+      return std::optional<View::Node>{};
+    }
+    const std::size_t slash = rest.find('/');
+    HM_ASSIGN(node, child(*node, std::string(rest.substr(0, slash))));
+    rest = slash == std::string_view::npos ? std::string_view{} : rest.substr(slash + 1);
+  }
+  if (!node->node) return std::optional<View::Node>{};
+  if (kind == ObservationKind::kContent && node->node->entry.kind == EntryKind::kFile) {
+    HM_TRY(content(*node));
+  }
+  if (kind == ObservationKind::kList && node->node->entry.kind == EntryKind::kDirectory) {
+    HM_TRY(listing(*node));
+  }
+  return node->node;
+}
+
+Trace FuseSession::trace() {
+  TraceBuilder builder;
+  nodes_.each([&](SessionNode& node) {
+    builder.add(observation_of(node), node.node ? &*node.node : nullptr);
+  });
+  return builder.finish(ImpliedAbsence::kDrop);
+}
+
+struct stat FuseSession::attributes(const SessionNode& item) const {
+  const View::Node& node = *item.node;
+  const Entry& entry = node.entry;
+  struct stat st {};
+  // Equal numbers only within a link group, and a group only within one layer.
+  const std::string identity = entry.link_group.empty()
+                                   ? item.path
+                                   : std::to_string(node.origin) + "//" + entry.link_group;
+  st.st_ino = inode_number(identity);
+  st.st_mode = type_bits(entry.kind) | entry.mode;
+  st.st_nlink = entry.nlink;
+  st.st_uid = entry.uid;
+  st.st_gid = entry.gid;
+  st.st_rdev = entry.rdev;
+  st.st_size = static_cast<off_t>(entry.kind == EntryKind::kSymlink     ? entry.target.size()
+                                  : entry.kind == EntryKind::kDirectory ? 4096
+                                                                        : entry.size);
+  st.st_blksize = 4096;
+  st.st_blocks = (st.st_size + 511) / 512;
+  st.st_mtim = {node.mtime_ns / 1'000'000'000, node.mtime_ns % 1'000'000'000};
+  st.st_atim = st.st_mtim;
+  st.st_ctim = st.st_mtim;
+  return st;
+}
+
+// --- FUSE operations ------------------------------------------------------------------------
+
+void FuseSession::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
+  SessionNode* dir = nodes_.get(parent);
+  if (dir == nullptr) {
+    fuse_reply_err(req, ESTALE);
+    return;
+  }
+  if (std::strlen(name) > 255) {
+    fuse_reply_err(req, ENAMETOOLONG);
+    return;
+  }
+  const auto node = child(*dir, name);
+  if (!node) {
+    fuse_reply_err(req, note_failure(*dir, node.error()));
+    return;
+  }
+  fuse_entry_param entry{};
+  entry.entry_timeout = kForever;
+  entry.attr_timeout = kForever;
+  if ((*node)->node) {  // else a negative entry: inode 0, remembered by the kernel
+    entry.ino = (*node)->id;
+    entry.attr = attributes(**node);
+  }
+  fuse_reply_entry(req, &entry);
+}
+
+void FuseSession::getattr(fuse_req_t req, fuse_ino_t ino) {
+  const SessionNode* node = nodes_.get(ino);
+  if (node == nullptr || !node->node) {
+    fuse_reply_err(req, ESTALE);
+    return;
+  }
+  const struct stat st = attributes(*node);
+  fuse_reply_attr(req, &st, kForever);
+}
+
+void FuseSession::readlink(fuse_req_t req, fuse_ino_t ino) {
+  const SessionNode* node = nodes_.get(ino);
+  if (node == nullptr || !node->node || node->node->entry.kind != EntryKind::kSymlink) {
+    fuse_reply_err(req, EINVAL);
+    return;
+  }
+  fuse_reply_readlink(req, node->node->entry.target.c_str());
+}
+
+void FuseSession::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset) {
+  SessionNode* node = nodes_.get(ino);
+  if (node == nullptr || !node->node || node->node->entry.kind != EntryKind::kFile) {
+    fuse_reply_err(req, EINVAL);
+    return;
+  }
+  if (node->node->entry.size == 0) {
+    fuse_reply_buf(req, nullptr, 0);
+    return;
+  }
+  const auto fd = open_content(*node);
+  if (!fd) {
+    fuse_reply_err(req, note_failure(*node, fd.error()));
+    return;
+  }
+  thread_local std::vector<char> buffer;
+  buffer.resize(std::max(buffer.size(), size));
+  std::size_t got = 0;
+  while (got < size) {
+    const ssize_t n = ::pread((*fd)->get(), buffer.data() + got, size - got,
+                              offset + static_cast<off_t>(got));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) {
+      fuse_reply_err(req, note_failure(*node, system_error("blob")));
+      return;
+    }
+    if (n == 0) break;
+    got += static_cast<std::size_t>(n);
+  }
+  fuse_reply_buf(req, buffer.data(), got);
+}
+
+void FuseSession::opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info) {
+  const SessionNode* node = nodes_.get(ino);
+  if (node == nullptr || !node->node || node->node->entry.kind != EntryKind::kDirectory) {
+    fuse_reply_err(req, ENOTDIR);
+    return;
+  }
+  info->cache_readdir = 1;
+  info->keep_cache = 1;
+  fuse_reply_open(req, info);
+}
+
+void FuseSession::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset) {
+  SessionNode* node = nodes_.get(ino);
+  if (node == nullptr || !node->node || node->node->entry.kind != EntryKind::kDirectory) {
+    fuse_reply_err(req, ENOTDIR);
+    return;
+  }
+  const auto names = listing(*node);
+  if (!names) {
+    fuse_reply_err(req, note_failure(*node, names.error()));
+    return;
+  }
+  std::vector<char> buffer(size);
+  std::size_t used = 0;
+  const auto add = [&](const std::string& name, EntryKind kind, std::size_t next) {
+    struct stat st {};
+    st.st_ino = inode_number(join_path(node->path, name));
+    st.st_mode = type_bits(kind);
+    const std::size_t need = fuse_add_direntry(req, buffer.data() + used, size - used,
+                                               name.c_str(), &st, static_cast<off_t>(next));
+    if (need > size - used) return false;
+    used += need;
+    return true;
+  };
+  for (auto at = static_cast<std::size_t>(offset); at < (*names)->size() + 2; ++at) {
+    const bool fits = at < 2 ? add(at == 0 ? "." : "..", EntryKind::kDirectory, at + 1)
+                             : add((**names)[at - 2].name, (**names)[at - 2].kind, at + 1);
+    if (!fits) break;
+  }
+  fuse_reply_buf(req, buffer.data(), used);
+}
+
+// The name under which overlayfs, mounted with userxattr, shows `name` to a step: what a step
+// itself called user.overlay.* is escaped on disk, and a raw one would be obeyed.
+std::string served_xattr_name(const std::string& name) {
+  if (!name.starts_with(kOverlayXattr)) return name;
+  return std::string(kOverlayXattr) + "overlay." + name.substr(kOverlayXattr.size());
+}
+
+void FuseSession::getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std::size_t size) {
+  if (!view_.may_have_xattrs()) {
+    fuse_reply_err(req, ENOSYS);  // the kernel stops asking
+    return;
+  }
+  const SessionNode* node = nodes_.get(ino);
+  if (node == nullptr || !node->node) {
+    fuse_reply_err(req, ESTALE);
+    return;
+  }
+  for (const auto& [key, value] : node->node->entry.xattrs) {
+    if (served_xattr_name(key) != name) continue;
+    if (size == 0) {
+      fuse_reply_xattr(req, value.size());
+    } else if (size < value.size()) {
+      fuse_reply_err(req, ERANGE);
+    } else {
+      fuse_reply_buf(req, value.data(), value.size());
+    }
+    return;
+  }
+  fuse_reply_err(req, ENODATA);
+}
+
+void FuseSession::listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size) {
+  const SessionNode* node = nodes_.get(ino);
+  if (!view_.may_have_xattrs()) {
+    fuse_reply_err(req, ENOSYS);
+    return;
+  }
+  if (node == nullptr || !node->node) {
+    fuse_reply_err(req, ESTALE);
+    return;
+  }
+  std::string names;
+  for (const auto& [key, value] : node->node->entry.xattrs) {
+    names += served_xattr_name(key);
+    names.push_back('\0');
+  }
+  if (size == 0) {
+    fuse_reply_xattr(req, names.size());
+  } else if (size < names.size()) {
+    fuse_reply_err(req, ERANGE);
+  } else {
+    fuse_reply_buf(req, names.data(), names.size());
+  }
+}
+
+void FuseSession::statfs(fuse_req_t req) {
+  struct statvfs st {};
+  st.f_bsize = 4096;
+  st.f_frsize = 4096;
+  st.f_namemax = 255;
+  fuse_reply_statfs(req, &st);
+}
+
+// --- libfuse's table: C frames, so nothing may be thrown through them ------------------------
+
+FuseSession& self(fuse_req_t req) { return *static_cast<FuseSession*>(fuse_req_userdata(req)); }
+
+void op_init(void*, fuse_conn_info* conn) {
+  conn->max_write = kMaxTransfer;  // libfuse derives the pages per request from it
+  conn->max_readahead = kMaxTransfer;
+  conn->want &= ~static_cast<unsigned>(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
+                                       FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_SPLICE_READ);
+  conn->want |= conn->capable & static_cast<unsigned>(FUSE_CAP_CACHE_SYMLINKS |
+                                                      FUSE_CAP_NO_OPEN_SUPPORT |
+                                                      FUSE_CAP_PARALLEL_DIROPS);
+}
+
+fuse_lowlevel_ops make_operations() {
+  fuse_lowlevel_ops ops{};
+  ops.init = op_init;
+  ops.lookup = [](fuse_req_t req, fuse_ino_t parent, const char* name) noexcept {
+    self(req).lookup(req, parent, name);
+  };
+  ops.getattr = [](fuse_req_t req, fuse_ino_t ino, fuse_file_info*) noexcept {
+    self(req).getattr(req, ino);
+  };
+  ops.readlink = [](fuse_req_t req, fuse_ino_t ino) noexcept { self(req).readlink(req, ino); };
+  ops.open = [](fuse_req_t req, fuse_ino_t, fuse_file_info*) noexcept {
+    fuse_reply_err(req, ENOSYS);
+  };
+  ops.read = [](fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset,
+                fuse_file_info*) noexcept { self(req).read(req, ino, size, offset); };
+  ops.opendir = [](fuse_req_t req, fuse_ino_t ino, fuse_file_info* info) noexcept {
+    self(req).opendir(req, ino, info);
+  };
+  ops.readdir = [](fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset,
+                   fuse_file_info*) noexcept { self(req).readdir(req, ino, size, offset); };
+  ops.releasedir = [](fuse_req_t req, fuse_ino_t, fuse_file_info*) noexcept {
+    fuse_reply_err(req, 0);
+  };
+  ops.getxattr = [](fuse_req_t req, fuse_ino_t ino, const char* name,
+                    std::size_t size) noexcept { self(req).getxattr(req, ino, name, size); };
+  ops.listxattr = [](fuse_req_t req, fuse_ino_t ino, std::size_t size) noexcept {
+    self(req).listxattr(req, ino, size);
+  };
+  ops.statfs = [](fuse_req_t req, fuse_ino_t) noexcept { self(req).statfs(req); };
+  return ops;
+}
+
+// --- life of the mount ------------------------------------------------------------------------
+
+void FuseSession::serve() {
+  fuse_buf buffer{};
+  while (!fuse_session_exited(session_.get())) {
+    const int size = fuse_session_receive_buf(session_.get(), &buffer);
+    if (size == -EINTR) continue;
+    if (size <= 0) break;
+    fuse_session_process_buf(session_.get(), &buffer);
+  }
+  fuse_session_exit(session_.get());
+  std::free(buffer.mem);  // NOLINT: allocated by libfuse with malloc
+  running_ -= 1;
+}
+
+Status FuseSession::mount(const std::string& mount_point) {
+  HM_ASSIGN(View::Node root, view_.root());
+  nodes_.insert({0, ""}, "", std::move(root));
+
+  Fd device = open_file("/dev/fuse", O_RDWR).value_or(Fd());
+  if (!device) {
+    return fail(ErrorCode::kRefused,
+                std::string("/dev/fuse: ") + std::strerror(errno) +
+                    " (load the fuse module, and let this user read and write the device)");
+  }
+  std::array<char*, 1> argv = {const_cast<char*>("hm")};
+  fuse_args args = FUSE_ARGS_INIT(1, argv.data());
+  const fuse_lowlevel_ops operations = make_operations();
+  session_.reset(fuse_session_new(&args, &operations, sizeof operations, this));
+  fuse_opt_free_args(&args);
+  if (!session_) return fail(ErrorCode::kIo, "cannot create a FUSE session");
+
+  const std::string options = "fd=" + std::to_string(device.get()) +
+                              ",rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other";
+  if (::mount("hmfs", mount_point.c_str(), "fuse.hmfs", MS_RDONLY | MS_NODEV | MS_NOSUID,
+              options.c_str()) != 0) {
+    return fail(ErrorCode::kRefused,
+                "cannot mount hmfs on " + mount_point + ": " + std::strerror(errno));
+  }
+  mount_point_ = mount_point;
+  // libfuse takes a descriptor that is mounted already, and owns it from here.
+  const std::string fd_path = "/dev/fd/" + std::to_string(device.release());
+  if (fuse_session_mount(session_.get(), fd_path.c_str()) != 0) {
+    return fail(ErrorCode::kIo, "cannot start a FUSE session");
+  }
+  struct sigaction action {};
+  action.sa_handler = ignore_signal;  // SIGUSR1 only interrupts a blocked read, see stop
+  ::sigaction(SIGUSR1, &action, nullptr);
+  running_ = kServerThreads;
+  for (unsigned i = 0; i < kServerThreads; ++i) threads_.emplace_back([this] { serve(); });
+  return {};
+}
+
+void FuseSession::stop() {
+  if (!session_) return;
+  if (!mount_point_.empty()) ::umount2(mount_point_.c_str(), MNT_DETACH);
+  fuse_session_exit(session_.get());
+  // A thread may be just about to block in read, so the interruption is repeated.
+  while (running_ > 0) {
+    for (std::thread& thread : threads_) ::pthread_kill(thread.native_handle(), SIGUSR1);
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+  session_.reset();  // closes the device: what is still mounted anywhere answers ENOTCONN
+}
+
+void FuseSession::wait() {
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Session>> Session::start(const View& view, store::Store& store,
+                                                const std::string& mount_point,
+                                                Watcher watcher) {
+  auto session = std::make_unique<FuseSession>(view, store, std::move(watcher));
+  HM_TRY(session->mount(mount_point));
+  return std::unique_ptr<Session>(std::move(session));
+}
+
+}  // namespace hm::fs

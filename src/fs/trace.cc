@@ -1,0 +1,228 @@
+#include "fs/trace.h"
+
+#include <algorithm>
+#include <set>
+
+#include "store/util/bytes.h"
+
+namespace hm::fs {
+
+namespace {
+
+constexpr std::string_view kMagic = "hmtrace1";
+constexpr std::size_t kLeastObservationBytes = 17;
+
+std::string encode_trace(const Trace& trace, bool with_values) {
+  Writer out;
+  out.raw(kMagic);
+  out.number(trace.observations.size());
+  for (const Observation& item : trace.observations) {
+    out.byte(static_cast<std::uint8_t>(item.kind));
+    out.text(item.path);
+    out.text(with_values ? std::string_view(item.value) : std::string_view{});
+  }
+  out.text(with_values ? std::string_view(trace.order) : std::string_view{});
+  return out.take();
+}
+
+}  // namespace
+
+const char* to_string(ObservationKind kind) {
+  switch (kind) {
+    case ObservationKind::kProbe:
+      return "probe";
+    case ObservationKind::kContent:
+      return "content";
+    case ObservationKind::kList:
+      return "list";
+  }
+  return "?";
+}
+
+std::string Trace::encode() const { return encode_trace(*this, true); }
+std::string Trace::encode_path_set() const { return encode_trace(*this, false); }
+
+Result<Trace> Trace::decode(std::string_view blob) {
+  const auto corrupt = [] { return fail(ErrorCode::kCorrupt, "trace: malformed"); };
+  Reader in(blob);
+  if (in.raw(kMagic.size()) != kMagic) return corrupt();
+  const std::uint64_t count = in.number();
+  if (count > in.left() / kLeastObservationBytes) return corrupt();
+  Trace trace;
+  trace.observations.resize(count);
+  const Observation* previous = nullptr;
+  for (Observation& item : trace.observations) {
+    const std::uint8_t kind = in.byte();
+    if (kind > 2) return corrupt();
+    item.kind = static_cast<ObservationKind>(kind);
+    item.path = in.text();
+    item.value = in.text();
+    if (!is_valid_path(item.path)) return corrupt();
+    if (previous != nullptr && !PathLess{}(previous->path, item.path)) return corrupt();
+    previous = &item;
+  }
+  trace.order = in.text();
+  if (!in.done()) return corrupt();
+  return trace;
+}
+
+void TraceBuilder::add(Observation observation, const View::Node* node) {
+  Item item{observation.kind, std::move(observation.value), node == nullptr,
+            node != nullptr && node->entry.kind != EntryKind::kDirectory,
+            node != nullptr ? node->origin : kOriginImage};
+  const auto [it, fresh] = items_.try_emplace(std::move(observation.path), item);
+  if (!fresh && it->second.kind == ObservationKind::kProbe) it->second = std::move(item);
+}
+
+Trace TraceBuilder::finish(ImpliedAbsence implied) {
+  std::set<Origin> origins;
+  for (const auto& [path, item] : items_) {
+    if (item.timed) origins.insert(item.origin);
+  }
+  Trace trace;
+  Hasher order;
+  for (auto& [path, item] : items_) {
+    if (implied == ImpliedAbsence::kDrop && item.absent && !path.empty()) {
+      const auto parent = items_.find(parent_path(path));
+      if (parent != items_.end() && parent->second.kind == ObservationKind::kList) continue;
+    }
+    if (item.timed && origins.size() > 1) {
+      order.field(path);
+      order.field(static_cast<std::uint64_t>(
+          std::distance(origins.begin(), origins.find(item.origin))));
+    }
+    trace.observations.push_back({path, item.kind, std::move(item.value)});
+  }
+  trace.order = origins.size() > 1 ? order.finish().hex() : "one origin";
+  return trace;
+}
+
+Result<std::string> observe(const View& view, const View::Node& node, ObservationKind kind) {
+  if (kind == ObservationKind::kContent && node.entry.kind == EntryKind::kFile) {
+    HM_ASSIGN(const Digest digest, view.digest(node));
+    return content_text(node.entry, digest);
+  }
+  if (kind == ObservationKind::kList && node.entry.kind == EntryKind::kDirectory) {
+    HM_ASSIGN(const Listing listing, view.list(node));
+    return list_text(node.entry, listing);
+  }
+  return probe_text(node.entry);
+}
+
+namespace {
+
+// Walks sorted paths, resolving each directory on the way once.
+class SortedWalk {
+ public:
+  explicit SortedWalk(const View& view) : view_(view) {}
+
+  Result<const View::Node*> find(std::string_view path) {
+    if (stack_.empty()) {
+      HM_ASSIGN(View::Node root, view_.root());
+      stack_.emplace_back(std::move(root));
+    }
+    while (stack_.size() > 1 && !is_within(path, stack_.back()->path)) stack_.pop_back();
+    while (stack_.back()->path != path) {
+      const View::Node& dir = *stack_.back();
+      if (dir.entry.kind != EntryKind::kDirectory) return nullptr;
+      const std::string_view rest = path.substr(dir.path.empty() ? 0 : dir.path.size() + 1);
+      HM_ASSIGN(auto next, view_.child(dir, rest.substr(0, rest.find('/'))));
+      if (!next) return nullptr;
+      stack_.emplace_back(std::move(*next));
+    }
+    return &*stack_.back();
+  }
+
+ private:
+  const View& view_;
+  std::vector<std::optional<View::Node>> stack_;  // the path at hand and its ancestors
+};
+
+}  // namespace
+
+Result<Trace> evaluate(const View& view, const Trace& path_set) {
+  SortedWalk walk(view);
+  TraceBuilder builder;
+  for (const Observation& item : path_set.observations) {
+    HM_ASSIGN(const View::Node* node, walk.find(item.path));
+    if (node == nullptr) {
+      builder.add({item.path, item.kind, probe_text(std::nullopt)}, nullptr);
+      continue;
+    }
+    HM_ASSIGN(std::string value, observe(view, *node, item.kind));
+    builder.add({item.path, item.kind, std::move(value)}, node);
+  }
+  return builder.finish(ImpliedAbsence::kKeep);
+}
+
+Digest strong_key(const Digest& static_key, const Digest& path_set, const Trace& trace) {
+  Hasher hasher;
+  hasher.field(static_key.raw());
+  hasher.field(path_set.raw());
+  for (const Observation& item : trace.observations) hasher.field(item.value);
+  hasher.field(trace.order);
+  return hasher.finish();
+}
+
+namespace {
+
+// The text of `value` up to and without its last field if that starts with `key`.
+std::string_view without(std::string_view value, std::string_view key) {
+  const std::size_t at = value.find(key);
+  return at == std::string_view::npos ? value : value.substr(0, at);
+}
+
+std::string describe(const Observation& before, const Observation& now) {
+  if (before.value == "absent") return "exists now";
+  if (now.value == "absent") return "is gone";
+  const std::string_view kind_before =
+      std::string_view(before.value).substr(0, before.value.find(' '));
+  const std::string_view kind_now = std::string_view(now.value).substr(0, now.value.find(' '));
+  if (kind_before != kind_now) {
+    return "was a " + std::string(kind_before) + ", is a " + std::string(kind_now);
+  }
+  if (without(before.value, " target=") == without(now.value, " target=") &&
+      kind_now == "symlink") {
+    return "points elsewhere";
+  }
+  if (now.kind == ObservationKind::kContent) {
+    const std::string_view rest = without(without(before.value, " sha256="), " size=");
+    if (rest == without(without(now.value, " sha256="), " size=")) return "content changed";
+  }
+  if (now.kind == ObservationKind::kList &&
+      without(before.value, " names=") == without(now.value, " names=")) {
+    return "names in it changed";
+  }
+  return printable(before.value) + " became " + printable(now.value);
+}
+
+}  // namespace
+
+std::optional<Change> first_change(const Trace& before, const Trace& now) {
+  const std::size_t count = std::min(before.observations.size(), now.observations.size());
+  const Observation* first = nullptr;
+  const Observation* first_before = nullptr;
+  std::size_t changes = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const Observation& a = before.observations[i];
+    const Observation& b = now.observations[i];
+    if (a == b) continue;
+    changes += 1;
+    // A file says more than the listing of the directory that it appeared in.
+    const bool better = first != nullptr && first->kind == ObservationKind::kList &&
+                        b.kind != ObservationKind::kList;
+    if (first == nullptr || better) {
+      first = &b;
+      first_before = &a;
+    }
+  }
+  if (first != nullptr) {
+    std::string text = describe(*first_before, *first);
+    if (changes > 1) text += " (and " + std::to_string(changes - 1) + " more)";
+    return Change{first->path, std::move(text)};
+  }
+  if (before.order != now.order) return Change{"", "the order in which its inputs were written changed"};
+  return std::nullopt;
+}
+
+}  // namespace hm::fs

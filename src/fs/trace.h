@@ -1,0 +1,86 @@
+// Trace: all observations of one execution; PathSet: the same without values.
+//
+// Normalised: one observation per path, the strongest (content and list contain probe); a path
+// found absent under a listed directory is implied by the listing and dropped. Sorted by PathLess,
+// so evaluation walks directories in order. Both are stored as blobs. Values; no shared state.
+//
+// Format 1 of both: "hmtrace1", number of observations, per observation kind byte, path, value
+// (empty in a path set), then the order value (empty in a path set).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fs/entry.h"
+#include "fs/view.h"
+
+namespace hm::fs {
+
+enum class ObservationKind : std::uint8_t {
+  kProbe = 0,    // LOOKUP, GETATTR: found or not, and the entry without content
+  kContent = 1,  // first READ
+  kList = 2,     // READDIR
+};
+const char* to_string(ObservationKind kind);
+
+struct Observation {
+  std::string path;
+  ObservationKind kind = ObservationKind::kProbe;
+  std::string value;
+  bool operator==(const Observation&) const = default;
+};
+
+struct Trace {
+  std::vector<Observation> observations;
+  // Dense ranks of the origins of the files observed: what make's "newer than" can see of times.
+  std::string order;
+
+  std::string encode() const;
+  static Result<Trace> decode(std::string_view blob);
+  // The same paths and kinds, no values.
+  std::string encode_path_set() const;
+};
+
+// What becomes of a path found absent under a listed directory: an execution drops it (the listing
+// implies it), an evaluation has to give a value for every path that it was asked about.
+enum class ImpliedAbsence { kDrop, kKeep };
+
+// Collects observations of a session and of an evaluation alike.
+class TraceBuilder {
+ public:
+  // `origin` only for files and symlinks, anything with a time that a step can compare.
+  void add(Observation observation, const View::Node* node);
+  Trace finish(ImpliedAbsence implied);
+
+ private:
+  struct Item {
+    ObservationKind kind;
+    std::string value;
+    bool absent;
+    bool timed;
+    Origin origin;
+  };
+  std::map<std::string, Item, PathLess> items_;
+};
+
+// The value of each observation of a path set on another view, by the view's own function. A kind
+// that does not fit today's entry yields that entry.
+Result<Trace> evaluate(const View& view, const Trace& path_set);
+
+// One observation on a view.
+Result<std::string> observe(const View& view, const View::Node& node, ObservationKind kind);
+
+Digest strong_key(const Digest& static_key, const Digest& path_set, const Trace& trace);
+
+// The first path whose value differs; both traces have the same path set.
+struct Change {
+  std::string path;
+  std::string change;  // one line, for people
+};
+std::optional<Change> first_change(const Trace& before, const Trace& now);
+
+}  // namespace hm::fs

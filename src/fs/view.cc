@@ -1,0 +1,230 @@
+#include "fs/view.h"
+
+#include <algorithm>
+#include <map>
+#include <unordered_set>
+
+#include "fs/skeleton.h"
+
+namespace hm::fs {
+
+namespace {
+
+Entry skeleton_entry(const SkeletonEntry& item) {
+  Entry entry;
+  entry.kind = item.kind;
+  entry.mode = item.mode;
+  return entry;
+}
+
+}  // namespace
+
+View::View(ViewBase base, std::vector<ViewLayer> layers, std::int64_t now_ns)
+    : base_(std::move(base)), layers_(std::move(layers)), now_ns_(now_ns) {
+  may_have_xattrs_ = base_.image && base_.image->may_have_xattrs();
+  // A cached child may have been written before its parent was captured again. Its new files would
+  // then look older than what they were made from: they are shown later by one constant.
+  std::int64_t below_captured = 0;
+  for (const ViewLayer& item : layers_) {
+    const std::int64_t shift = std::max<std::int64_t>(0, below_captured - item.started_ns);
+    shifts_.push_back(shift);
+    below_captured = std::min(item.captured_ns + shift, now_ns_);
+    may_have_xattrs_ = may_have_xattrs_ || item.layer->has_xattrs();
+  }
+}
+
+std::int64_t View::shown_mtime(const LayerEntry& item, std::uint16_t layer) const {
+  const bool is_new = item.mtime_ns >= layers_[layer].started_ns;
+  if (!is_new || shifts_[layer] == 0) return item.mtime_ns;
+  return std::max(item.mtime_ns, std::min(item.mtime_ns + shifts_[layer], now_ns_));
+}
+
+void View::take_layer_entry(Node& node, const LayerEntry& item, std::uint16_t layer) const {
+  node.entry = item.entry;
+  node.origin = kOriginFirstLayer + layer;
+  node.content_ = item.content;
+  node.mtime_ns =
+      item.entry.kind == EntryKind::kDirectory ? kFixedTimeNs : shown_mtime(item, layer);
+}
+
+Result<View::Node> View::root() const {
+  Node node;
+  node.entry.kind = EntryKind::kDirectory;
+  node.entry.mode = 0755;
+  node.base_ = base_.image ? Base::kImage : Base::kDefaults;
+  if (base_.image) {
+    HM_ASSIGN(const auto image, base_.image->lookup(""));
+    if (image) node.entry = image->entry;
+  }
+  for (std::size_t i = layers_.size(); i-- > 0;) {
+    node.layers_.push_back(static_cast<std::uint16_t>(i));
+  }
+  for (const std::uint16_t layer : node.layers_) {
+    const LayerEntry* item = layers_[layer].layer->find("");
+    if (item == nullptr) continue;
+    take_layer_entry(node, *item, layer);
+    break;
+  }
+  return node;
+}
+
+std::string View::workspace_path(std::string_view path) const {
+  return path == kWorkspacePath ? std::string()
+                                : std::string(path.substr(kWorkspacePath.size() + 1));
+}
+
+Result<std::optional<View::BaseChild>> View::live_child(const std::string& path, Base base) const {
+  const bool in_workspace = base == Base::kWorkspace;
+  const auto& source = in_workspace ? base_.workspace : base_.image;
+  HM_ASSIGN(auto found, source->lookup(in_workspace ? workspace_path(path) : path));
+  if (!found) return std::optional<BaseChild>{};
+  return std::optional(BaseChild{std::move(found->entry), base,
+                                 in_workspace ? kOriginWorkspace : kOriginImage,
+                                 found->mtime_ns});
+}
+
+Result<std::optional<View::BaseChild>> View::base_child(const std::string& path,
+                                                        Base dir_base) const {
+  const std::optional<BaseChild> absent;
+  if (dir_base == Base::kNone) return absent;
+  if (dir_base == Base::kWorkspace) return live_child(path, Base::kWorkspace);
+  if (path == kWorkspacePath && base_.workspace) {
+    // Always the same directory, however the checkout's own looks.
+    return std::optional(BaseChild{skeleton_entry(*find_skeleton(path)), Base::kWorkspace,
+                                   kOriginWorkspace, kFixedTimeNs});
+  }
+  if (dir_base == Base::kImage && path != kWorkspacePath) {
+    HM_ASSIGN(auto found, live_child(path, Base::kImage));
+    if (found) return found;
+  }
+  const SkeletonEntry* item = find_skeleton(path);
+  if (item == nullptr) return absent;
+  return std::optional(
+      BaseChild{skeleton_entry(*item), Base::kDefaults, kOriginImage, kFixedTimeNs});
+}
+
+Result<std::optional<View::Node>> View::child(const Node& dir, std::string_view name) const {
+  Node node;
+  node.path = join_path(dir.path, name);
+  if (const SkeletonEntry* item = find_skeleton(node.path);
+      item != nullptr && item->use == SkeletonUse::kMounted) {
+    node.entry = skeleton_entry(*item);
+    return std::optional(std::move(node));
+  }
+  bool found = false;
+  for (const std::uint16_t layer : dir.layers_) {
+    const LayerEntry* item = layers_[layer].layer->find(node.path);
+    if (item == nullptr) continue;
+    const bool is_directory = !item->whiteout && item->entry.kind == EntryKind::kDirectory;
+    if (!found && !item->whiteout) {
+      take_layer_entry(node, *item, layer);
+      found = true;
+    } else if (!found) {
+      return std::optional<Node>{};
+    }
+    if (!is_directory || node.entry.kind != EntryKind::kDirectory) {
+      return std::optional(std::move(node));
+    }
+    node.layers_.push_back(layer);
+    if (item->opaque) return std::optional(std::move(node));
+  }
+  HM_ASSIGN(auto below, base_child(node.path, dir.base_));
+  if (!found && !below) return std::optional<Node>{};
+  if (!found) {
+    node.entry = std::move(below->entry);
+    node.origin = below->origin;
+    node.mtime_ns =
+        node.entry.kind == EntryKind::kDirectory ? kFixedTimeNs : below->mtime_ns;
+    node.base_ = below->base;
+  } else if (below && below->entry.kind == EntryKind::kDirectory) {
+    node.base_ = below->base;
+  }
+  return std::optional(std::move(node));
+}
+
+Result<Listing> View::list(const Node& dir) const {
+  std::map<std::string, EntryKind> names;
+  std::unordered_set<std::string> hidden;
+  const auto add = [&](const std::string& name, EntryKind kind) {
+    if (!hidden.contains(name)) names.emplace(name, kind);
+  };
+  for (const std::uint16_t layer : dir.layers_) {
+    const auto* children = layers_[layer].layer->children(dir.path);
+    if (children == nullptr) continue;
+    for (const std::uint32_t index : *children) {
+      const LayerEntry& item = layers_[layer].layer->entries()[index];
+      const std::string name(base_name(item.path));
+      if (!item.whiteout) {
+        add(name, item.entry.kind);
+      } else if (!names.contains(name)) {
+        hidden.insert(name);
+      }
+    }
+  }
+  if (dir.base_ == Base::kWorkspace) {
+    HM_ASSIGN(const Listing below, base_.workspace->list(workspace_path(dir.path)));
+    for (const DirEntry& item : below) add(item.name, item.kind);
+  }
+  if (dir.base_ == Base::kImage) {
+    HM_ASSIGN(const Listing below, base_.image->list(dir.path));
+    for (const DirEntry& item : below) {
+      if (join_path(dir.path, item.name) != kWorkspacePath) add(item.name, item.kind);
+    }
+  }
+  const bool on_skeleton = dir.base_ == Base::kImage || dir.base_ == Base::kDefaults;
+  for (const SkeletonEntry& item : kSkeleton) {
+    if (parent_path(item.path) != dir.path) continue;
+    const std::string name(base_name(item.path));
+    if (item.use == SkeletonUse::kMounted) {
+      names[name] = item.kind;
+    } else if (on_skeleton) {
+      add(name, item.kind);
+    }
+  }
+  Listing out;
+  out.reserve(names.size());
+  for (const auto& [name, kind] : names) out.push_back({name, kind});
+  return out;
+}
+
+Result<std::optional<View::Node>> View::resolve(std::string_view path) const {
+  HM_ASSIGN(Node node, root());
+  while (!path.empty()) {
+    if (node.entry.kind != EntryKind::kDirectory) return std::optional<Node>{};
+    const std::size_t slash = path.find('/');
+    HM_ASSIGN(auto next, child(node, path.substr(0, slash)));
+    if (!next) return std::optional<Node>{};
+    node = std::move(*next);
+    path = slash == std::string_view::npos ? std::string_view{} : path.substr(slash + 1);
+  }
+  return std::optional(std::move(node));
+}
+
+Result<Digest> View::digest(const Node& file) const {
+  switch (file.base_) {
+    case Base::kImage:
+      return base_.image->digest(file.path);
+    case Base::kWorkspace:
+      return base_.workspace->digest(workspace_path(file.path));
+    case Base::kDefaults:
+      return Digest::of("");
+    case Base::kNone:
+      break;
+  }
+  return file.origin >= kOriginFirstLayer ? file.content_ : Digest::of("");
+}
+
+Result<Digest> View::capture(const Node& file) const {
+  if (file.base_ == Base::kImage) return base_.image->capture(file.path);
+  if (file.base_ == Base::kWorkspace) return base_.workspace->capture(workspace_path(file.path));
+  return digest(file);
+}
+
+Result<bool> View::moved(std::string_view path) const {
+  if (base_.workspace && is_within(path, kWorkspacePath)) {
+    return base_.workspace->moved(workspace_path(path));
+  }
+  return base_.image ? base_.image->moved(std::string(path)) : Result<bool>(false);
+}
+
+}  // namespace hm::fs

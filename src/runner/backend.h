@@ -1,0 +1,69 @@
+// Backend: runs one command on one view, once.
+//
+// A row of one interface: prepare(view) → run(command, env, cwd, limits) → exit code + layer. The
+// `namespace` backend is overlayfs over hmfs under bubblewrap; others follow. Thread-safe: steps
+// run in parallel, each call on its own thread.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fs/session.h"
+#include "fs/trace.h"
+#include "fs/view.h"
+#include "runner/pipeline.h"
+#include "runner/step_log.h"
+#include "store/store.h"
+
+namespace hm::runner {
+
+struct Command {
+  std::vector<std::string> argv;
+  std::map<std::string, std::string> env;
+  std::string cwd;  // below /workspace, "" = /workspace
+  Network network = Network::kHost;
+  std::optional<std::chrono::milliseconds> timeout;
+  std::vector<std::string> on_change;  // observed before the command runs
+};
+
+// A result of a command that ended by itself with exit code 0: its layer, stored.
+struct CapturedLayer {
+  fs::ViewLayer layer;
+  store::LayerTimes times;
+};
+
+struct Execution {
+  int exit_code = 0;       // 128 + n for a signal
+  bool timed_out = false;  // its own timeout; exit_code is 124 then
+  bool cancelled = false;
+  std::chrono::milliseconds duration{0};
+  fs::Trace trace;
+  std::optional<fs::SessionFailure> failure;
+  std::optional<CapturedLayer> captured;
+  std::vector<std::string> warnings;
+};
+
+class Backend {
+ public:
+  using Output = std::function<void(Stream, std::string_view)>;
+  virtual ~Backend() = default;
+  // Errors are the machine's (no /dev/fuse, no bubblewrap, …), never the command's.
+  virtual Result<Execution> run(const fs::View& view, const Command& command,
+                                const Output& output, const std::stop_token& stop) = 0;
+};
+
+Result<std::unique_ptr<Backend>> make_namespace_backend(store::Store& store);
+
+// Observes the paths and globs of `on_change` below /workspace; returns one warning for each literal
+// path that is missing. Globs: `*`, `?`, `[…]` within a name, `**` for any number of directories.
+Result<std::vector<std::string>> observe_declared(fs::Session& session, const fs::View& view,
+                                                  const std::vector<std::string>& patterns);
+
+}  // namespace hm::runner

@@ -1,0 +1,25 @@
+// Export: copies a path of a finished step's root out to the host.
+//
+// The only place where bytes of a step reach the host's files. DEST is made as a temporary sibling
+// and renamed, so it appears whole or not at all. Owners are the caller's; modes, symlinks, hard
+// links within the tree and times are kept, device nodes are refused. One thread.
+#pragma once
+
+#include <string>
+
+#include "fs/view.h"
+#include "store/store.h"
+
+namespace hm::runner {
+
+enum class Existing { kRefuse, kReplace };
+
+// `path` is relative to the view's root.
+Status export_path(const fs::View& view, store::Store& store, const std::string& path,
+                   const std::string& dest, Existing existing);
+
+// The view that a step of an earlier run left: its chain, its own layer, and the live sources.
+Result<fs::View> view_of_step(const store::RunStep& step, const fs::ViewBase& base,
+                              store::Store& store);
+
+}  // namespace hm::runner

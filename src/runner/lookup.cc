@@ -1,0 +1,123 @@
+#include "runner/lookup.h"
+
+#include "fs/capture.h"
+
+namespace hm::runner {
+
+namespace {
+
+class Lookup {
+ public:
+  Lookup(store::Store& store, const fs::View& view, const StaticKey& key,
+         std::optional<std::chrono::seconds> ttl)
+      : store_(store), view_(view), key_(key), ttl_(ttl), flight_(key.digest) {}
+
+  Result<LookupResult> run(const std::optional<store::RunStep>& previous) {
+    HM_ASSIGN(const auto path_sets, store_.path_sets(key_.digest));
+    for (const Digest& path_set : path_sets) {
+      HM_ASSIGN(auto hit, try_path_set(path_set));
+      if (hit) return LookupResult{std::move(*hit), flight_};
+    }
+    HM_ASSIGN(Miss miss, explain(path_sets.empty(), previous));
+    return LookupResult{std::move(miss), flight_};
+  }
+
+ private:
+  Result<std::optional<Hit>> try_path_set(const Digest& digest) {
+    const std::optional<Hit> none;
+    const auto blob = store_.blobs().read(digest);
+    if (!blob) return damaged(blob.error());
+    const auto path_set = fs::Trace::decode(*blob);
+    if (!path_set) return damaged(path_set.error());
+    auto today = fs::evaluate(view_, *path_set);
+    if (!today) {
+      if (today.error().code == ErrorCode::kChanged) return fail(std::move(today).error());
+      note({"an input could not be observed: " + today.error().message, {}, {}});
+      return none;
+    }
+    const Digest strong = fs::strong_key(key_.digest, digest, *today);
+    if (flight_ == key_.digest) flight_ = strong;
+    HM_ASSIGN(const auto record, store_.find(key_.digest, strong));
+    if (!record) {
+      HM_TRY(explain_change(digest, *today));
+      return none;
+    }
+    if (ttl_ && now_ns() - record->created_ns >= std::chrono::nanoseconds(*ttl_).count()) {
+      note({"its result is older than its ttl", {}, {}});
+      return none;
+    }
+    return load(*record, today->observations.size());
+  }
+
+  Result<std::optional<Hit>> load(const store::Record& record, std::size_t observations) {
+    HM_ASSIGN(const auto times, store_.layer_times(record.layer));
+    if (!times) return damaged(Error{ErrorCode::kCorrupt, 0, "a layer's times are missing"});
+    auto layer = fs::load_layer(*times, store_.blobs());
+    if (!layer) {
+      HM_TRY(store_.drop_layer(record.layer));
+      return damaged(layer.error());
+    }
+    fs::ViewLayer view_layer{record.layer, std::move(*layer), times->started_ns,
+                             times->captured_ns};
+    return std::optional(Hit{record, *times, std::move(view_layer), observations});
+  }
+
+  Result<std::optional<Hit>> damaged(const Error& error) {
+    note({"the store is damaged: " + error.message, {}, {}});
+    return std::optional<Hit>{};
+  }
+
+  // Keeps the first reason: path sets come newest first.
+  void note(Miss miss) {
+    if (!miss_) miss_ = std::move(miss);
+  }
+
+  Status explain_change(const Digest& path_set, const fs::Trace& today) {
+    if (miss_) return {};
+    HM_ASSIGN(const auto newest, store_.newest(key_.digest, path_set));
+    if (!newest) return {};
+    const auto blob = store_.blobs().read(newest->trace);
+    if (!blob) return {};
+    const auto before = fs::Trace::decode(*blob);
+    if (!before) return {};
+    if (auto change = fs::first_change(*before, today)) {
+      if (change->path.empty() && !change->change.starts_with("dir")) {
+        note({change->change, {}, change->change});
+        return {};
+      }
+      const std::string path = "/" + change->path;
+      note({fs::printable(path) + " " + change->change, path, change->change});
+    }
+    return {};
+  }
+
+  Result<Miss> explain(bool unknown_key, const std::optional<store::RunStep>& previous) {
+    if (miss_) return *miss_;
+    if (!unknown_key) return Miss{"no result for these inputs", {}, {}};
+    if (previous) {
+      const std::string change = components_change(previous->components, key_);
+      if (!change.empty()) return Miss{change, {}, {}};
+      if (previous->outcome == "failed") return Miss{"it failed the last time", {}, {}};
+    }
+    HM_ASSIGN(const std::int64_t dropped, store_.dropped_path_sets(key_.digest));
+    if (dropped > 0) return Miss{"its older results were dropped from the store", {}, {}};
+    return Miss{"first run", {}, {}};
+  }
+
+  store::Store& store_;
+  const fs::View& view_;
+  const StaticKey& key_;
+  std::optional<std::chrono::seconds> ttl_;
+  Digest flight_;
+  std::optional<Miss> miss_;
+};
+
+}  // namespace
+
+Result<LookupResult> look_up(store::Store& store, const fs::View& view, const StaticKey& key,
+                             std::optional<std::chrono::seconds> ttl,
+                             const std::optional<store::RunStep>& previous) {
+  return Lookup(store, view, key, ttl).run(previous);
+}
+
+}  // namespace hm::runner

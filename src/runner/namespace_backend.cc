@@ -1,0 +1,136 @@
+// The `namespace` backend: hmfs serves the view, overlayfs takes the writes, bubblewrap runs the
+// command. One fresh mount per attempt, so that the kernel's caches know nothing yet.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <ctime>
+
+#include "fs/capture.h"
+#include "fs/overlay.h"
+#include "runner/backend.h"
+#include "runner/sandbox.h"
+
+namespace hm::runner {
+
+namespace {
+
+// Directories given to the step empty and opaque when the view has them empty: one listing instead
+// of one absent name for each random temporary file.
+constexpr std::array<const char*, 2> kTemporary = {"tmp", "var/tmp"};
+
+// File times come from the kernel's coarse clock, which lags: a file written right away must not
+// look older than the start of its step.
+std::int64_t coarse_now_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
+  return to_ns(now);
+}
+
+class NamespaceBackend final : public Backend {
+ public:
+  NamespaceBackend(store::Store& store, std::string bubblewrap)
+      : store_(store), bubblewrap_(std::move(bubblewrap)) {}
+
+  Result<Execution> run(const fs::View& view, const Command& command, const Output& output,
+                        const std::stop_token& stop) override {
+    const std::string dir = store_.scratch().fresh("step");
+    for (const std::string& path : {dir, dir + "/lower"}) {
+      if (::mkdir(path.c_str(), 0700) != 0) return fail_errno(path);
+    }
+    auto execution = run_in(dir, view, command, output, stop);
+    (void)remove_tree(AT_FDCWD, dir);
+    return execution;
+  }
+
+ private:
+  Result<Execution> run_in(const std::string& dir, const fs::View& view, const Command& command,
+                           const Output& output, const std::stop_token& stop) {
+    Execution execution;
+    HM_ASSIGN(const auto session,
+              fs::Session::start(view, store_, dir + "/lower", fs::Session::Watcher()));
+    auto prepared = prepare(*session, dir, view, command);
+    if (!prepared) {
+      execution.failure = session->failure();
+      if (!execution.failure) execution.failure = as_failure(prepared.error());
+      if (execution.failure) return execution;
+      return fail(std::move(prepared).error());
+    }
+    execution.warnings = std::move(*prepared);
+    HM_ASSIGN(const fs::View::Node root, view.root());
+    HM_ASSIGN(fs::Overlay overlay, fs::Overlay::mount(dir + "/lower", dir, root.entry));
+
+    const std::int64_t started_ns = coarse_now_ns();
+    const auto started = std::chrono::steady_clock::now();
+    auto exit = run_sandboxed(bubblewrap_, overlay.root(), command, output, stop);
+    overlay.unmount();
+    session->stop();
+    execution.failure = session->failure();
+    execution.trace = session->trace();
+    execution.duration = std::chrono::duration_cast<std::chrono::milliseconds>(
+        std::chrono::steady_clock::now() - started);
+    if (!exit && execution.failure) return execution;  // what it ran into says more
+    if (!exit) return fail(std::move(exit).error());
+    execution.exit_code = exit->exit_code;
+    execution.timed_out = exit->timed_out;
+    execution.cancelled = exit->cancelled;
+    const bool succeeded = exit->exit_code == 0 && !exit->timed_out && !exit->cancelled;
+    // An incomplete observation log makes the result unfit for the cache, not for this run.
+    const bool usable = !execution.failure ||
+                        execution.failure->kind == fs::SessionFailure::Kind::kIncomplete;
+    if (succeeded && usable) {
+      HM_ASSIGN(execution.captured, capture(overlay.upper(), view, started_ns));
+    }
+    return execution;
+  }
+
+  // A live path that moves while it is observed is a failure of the attempt, not of the machine.
+  static std::optional<fs::SessionFailure> as_failure(const Error& error) {
+    if (error.code != ErrorCode::kChanged) return std::nullopt;
+    return fs::SessionFailure{fs::SessionFailure::Kind::kMoved, error.message, error.message};
+  }
+
+  // Everything that is observed before the command runs. Returns warnings.
+  static Result<std::vector<std::string>> prepare(fs::Session& session, const std::string& dir,
+                                                  const fs::View& view, const Command& command) {
+    for (const char* path : kTemporary) {
+      HM_ASSIGN(const auto node, session.observe(path, fs::ObservationKind::kProbe));
+      if (!node || node->entry.kind != fs::EntryKind::kDirectory) continue;
+      HM_TRY(session.observe(path, fs::ObservationKind::kList));
+      HM_ASSIGN(const fs::Listing names, view.list(*node));
+      if (names.empty()) HM_TRY(fs::Overlay::add_opaque_directory(view, dir, path));
+    }
+    return observe_declared(session, view, command.on_change);
+  }
+
+  Result<std::optional<CapturedLayer>> capture(const std::string& upper, const fs::View& view,
+                                               std::int64_t started_ns) {
+    HM_ASSIGN(auto layer, fs::capture_upper(upper, view, store_.blobs()));
+    HM_ASSIGN(const fs::StoredLayer stored, fs::store_layer(*layer, store_.blobs()));
+    // An equal layer that is known already keeps its times: nothing below it has to look new.
+    HM_ASSIGN(const auto known, store_.layer_times(stored.digest));
+    store::LayerTimes times{stored.digest, stored.mtimes, started_ns, now_ns()};
+    if (known) {
+      if (auto old = fs::load_layer(*known, store_.blobs())) {
+        times = *known;
+        layer = *old;
+      }
+    }
+    fs::ViewLayer view_layer{stored.digest, std::move(layer), times.started_ns, times.captured_ns};
+    return std::optional(CapturedLayer{std::move(view_layer), times});
+  }
+
+  store::Store& store_;
+  const std::string bubblewrap_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> make_namespace_backend(store::Store& store) {
+  HM_ASSIGN(std::string bubblewrap, find_bubblewrap());
+  return std::unique_ptr<Backend>(
+      std::make_unique<NamespaceBackend>(store, std::move(bubblewrap)));
+}
+
+}  // namespace hm::runner

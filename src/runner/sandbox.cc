@@ -1,0 +1,328 @@
+#include "runner/sandbox.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+
+namespace hm::runner {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// How long a stopped step may take to end by itself after TERM.
+constexpr std::chrono::seconds kGrace{3};
+
+// Docker's default set without MKNOD: device nodes are no business of a step.
+constexpr std::array<const char*, 13> kCapabilities = {
+    "CAP_CHOWN",  "CAP_DAC_OVERRIDE",     "CAP_FOWNER",  "CAP_FSETID",     "CAP_KILL",
+    "CAP_SETGID", "CAP_SETUID",           "CAP_SETPCAP", "CAP_SETFCAP",    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW", "CAP_SYS_CHROOT", "CAP_AUDIT_WRITE"};
+
+constexpr const char* kHostname = "hm";
+
+// Files of the host that a step sees, and that nobody observes: name resolution only.
+constexpr std::array<const char*, 2> kHostFiles = {"/etc/resolv.conf", "/etc/hosts"};
+
+struct Pipe {
+  Fd read, write;
+  static Result<Pipe> make() {
+    std::array<int, 2> fds{};
+    if (::pipe2(fds.data(), O_CLOEXEC) != 0) return fail_errno("pipe");
+    return Pipe{Fd(fds[0]), Fd(fds[1])};
+  }
+};
+
+std::vector<std::string> bubblewrap_arguments(const std::string& root, const Command& command,
+                                              int status_fd) {
+  std::vector<std::string> args;
+  const auto add = [&](std::initializer_list<std::string> more) {
+    args.insert(args.end(), more.begin(), more.end());
+  };
+  add({"--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--new-session",
+       "--die-with-parent", "--hostname", kHostname, "--json-status-fd",
+       std::to_string(status_fd)});
+  if (command.network == Network::kNone) add({"--unshare-net"});
+  add({"--bind", root, "/", "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/sys", "/sys",
+       "--tmpfs", "/run"});
+  for (const char* path : kHostFiles) add({"--ro-bind-try", path, path});
+  add({"--cap-drop", "ALL"});
+  for (const char* capability : kCapabilities) add({"--cap-add", capability});
+  add({"--clearenv"});
+  for (const auto& [name, value] : command.env) add({"--setenv", name, value});
+  add({"--chdir", command.cwd.empty() ? "/workspace" : "/workspace/" + command.cwd});
+  return args;
+}
+
+// A descriptor holding the arguments, NUL after each, as `bwrap --args` reads them.
+Result<Fd> arguments_file(const std::vector<std::string>& args) {
+  Fd fd(::memfd_create("hm-args", MFD_CLOEXEC));
+  if (!fd) return fail_errno("memfd_create");
+  std::string bytes;
+  for (const std::string& arg : args) {
+    bytes += arg;
+    bytes.push_back('\0');
+  }
+  HM_TRY(write_all(fd.get(), bytes));
+  if (::lseek(fd.get(), 0, SEEK_SET) != 0) return fail_errno("lseek");
+  return fd;
+}
+
+class FileActions {
+ public:
+  FileActions() { ::posix_spawn_file_actions_init(&actions_); }
+  FileActions(const FileActions&) = delete;
+  FileActions& operator=(const FileActions&) = delete;
+  ~FileActions() { ::posix_spawn_file_actions_destroy(&actions_); }
+  void give(int fd, int as) { ::posix_spawn_file_actions_adddup2(&actions_, fd, as); }
+  const posix_spawn_file_actions_t* get() const { return &actions_; }
+
+ private:
+  posix_spawn_file_actions_t actions_{};
+};
+
+// The child of this thread; killed and reaped when it goes out of scope.
+class Child {
+ public:
+  explicit Child(pid_t pid) : pid_(pid) {}
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+  ~Child() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    (void)wait();
+  }
+  int wait() {
+    int status = 0;
+    while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+    }
+    pid_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  bool running() const { return pid_ > 0; }
+
+ private:
+  pid_t pid_;
+};
+
+// Sends `signal` to every process in the pid namespace of `init` but `init` itself.
+void signal_namespace(pid_t init, int signal) {
+  const auto namespace_of = [](const std::string& pid) {
+    return read_link_at(AT_FDCWD, "/proc/" + pid + "/ns/pid").value_or("");
+  };
+  const std::string wanted = namespace_of(std::to_string(init));
+  DIR* proc = ::opendir("/proc");
+  if (wanted.empty() || proc == nullptr) {
+    if (proc != nullptr) ::closedir(proc);
+    return;
+  }
+  while (const dirent* entry = ::readdir(proc)) {
+    const pid_t pid = static_cast<pid_t>(std::strtol(entry->d_name, nullptr, 10));
+    if (pid > 0 && pid != init && namespace_of(entry->d_name) == wanted) ::kill(pid, signal);
+  }
+  ::closedir(proc);
+}
+
+// The number behind `"name":` in bubblewrap's status lines, or -1.
+long status_number(const std::string& status, const char* name) {
+  const std::string field = std::string("\"") + name + "\":";
+  const std::size_t at = status.find(field);
+  return at == std::string::npos ? -1 : std::strtol(status.c_str() + at + field.size(), nullptr, 10);
+}
+
+// Watches the pipes, the clock and the stop request until the command has ended.
+class Supervisor {
+ public:
+  Supervisor(pid_t sandbox, const Command& command, const Backend::Output& output,
+             const std::stop_token& stop)
+      : sandbox_(sandbox), output_(output), stop_(stop) {
+    if (command.timeout) deadline_ = Clock::now() + *command.timeout;
+  }
+
+  Status watch(const Fd& out, const Fd& err, const Fd& status, const Fd& wake) {
+    std::array<pollfd, 4> fds = {{{out.get(), POLLIN, 0},
+                                  {err.get(), POLLIN, 0},
+                                  {status.get(), POLLIN, 0},
+                                  {wake.get(), POLLIN, 0}}};
+    while (fds[0].fd >= 0 || fds[1].fd >= 0 || fds[2].fd >= 0) {
+      if (::poll(fds.data(), fds.size(), wait_ms()) < 0 && errno != EINTR) return fail_errno("poll");
+      HM_TRY(drain(fds[0], [&](std::string_view data) { output_(Stream::kStdout, data); }));
+      HM_TRY(drain(fds[1], [&](std::string_view data) { output_(Stream::kStderr, data); }));
+      HM_TRY(drain(fds[2], [&](std::string_view data) { status_.append(data); }));
+      if (fds[3].revents != 0) fds[3].fd = -1;  // told once
+      check_stop();
+    }
+    return {};
+  }
+
+  const std::string& status() const { return status_; }
+  bool timed_out() const { return timed_out_; }
+  bool cancelled() const { return cancelled_; }
+
+ private:
+  int wait_ms() const {
+    const std::optional<Clock::time_point> none;
+    const auto& until = killed_ ? none : kill_at_ ? kill_at_ : deadline_;
+    if (!until) return -1;
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - Clock::now());
+    return static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
+  }
+
+  template <class Take>
+  Status drain(pollfd& item, Take take) {
+    if (item.fd < 0 || item.revents == 0) return {};
+    std::array<char, 65536> buffer{};
+    const ssize_t n = ::read(item.fd, buffer.data(), buffer.size());
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) return {};
+    if (n < 0) return fail_errno("read");
+    if (n == 0) {
+      item.fd = -1;  // poll ignores it from now on
+    } else {
+      take(std::string_view(buffer.data(), static_cast<std::size_t>(n)));
+    }
+    return {};
+  }
+
+  void check_stop() {
+    const auto now = Clock::now();
+    const auto init = static_cast<pid_t>(status_number(status_, "child-pid"));
+    if (!kill_at_) {
+      cancelled_ = stop_.stop_requested();
+      timed_out_ = !cancelled_ && deadline_ && now >= *deadline_;
+      if (!cancelled_ && !timed_out_) return;
+      kill_at_ = now + kGrace;
+      if (init > 0) signal_namespace(init, SIGTERM);
+    }
+    if (!killed_ && now >= *kill_at_) {
+      ::kill(init > 0 ? init : sandbox_, SIGKILL);  // the pid namespace goes with its init
+      killed_ = true;
+    }
+  }
+
+  const pid_t sandbox_;  // bubblewrap itself
+  const Backend::Output& output_;
+  const std::stop_token& stop_;
+  std::string status_;
+  std::optional<Clock::time_point> deadline_;
+  std::optional<Clock::time_point> kill_at_;
+  bool killed_ = false, timed_out_ = false, cancelled_ = false;
+};
+
+Result<pid_t> spawn(const std::string& bubblewrap, int args_fd,
+                    const std::vector<std::string>& command, const FileActions& actions) {
+  std::vector<std::string> words = {"bwrap", "--args", std::to_string(args_fd), "--"};
+  words.insert(words.end(), command.begin(), command.end());
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  std::array<char*, 1> env = {nullptr};
+  posix_spawnattr_t attributes;
+  ::posix_spawnattr_init(&attributes);
+  sigset_t none, all;
+  ::sigemptyset(&none);
+  ::sigfillset(&all);
+  ::posix_spawnattr_setsigmask(&attributes, &none);
+  ::posix_spawnattr_setsigdefault(&attributes, &all);
+  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  pid_t pid = -1;
+  const int error = ::posix_spawn(&pid, bubblewrap.c_str(), actions.get(), &attributes,
+                                  argv.data(), env.data());
+  ::posix_spawnattr_destroy(&attributes);
+  if (error != 0) return fail(system_error(bubblewrap, error));
+  return pid;
+}
+
+// Descriptors 0-2 and two more are bubblewrap's; everything else is close-on-exec.
+constexpr int kArgsFd = 3;
+constexpr int kStatusFd = 4;
+
+}  // namespace
+
+Result<std::string> find_bubblewrap() {
+  const char* path = std::getenv("PATH");
+  std::string_view rest = path != nullptr ? path : "/usr/bin:/bin";
+  while (!rest.empty()) {
+    const std::size_t colon = std::min(rest.find(':'), rest.size());
+    const std::string candidate = std::string(rest.substr(0, colon)) + "/bwrap";
+    if (candidate[0] == '/' && ::access(candidate.c_str(), X_OK) == 0) return candidate;
+    rest.remove_prefix(std::min(colon + 1, rest.size()));
+  }
+  return fail(ErrorCode::kRefused,
+              "bubblewrap (bwrap) is not in PATH: install it (apt-get install bubblewrap)");
+}
+
+std::string sandbox_description() {
+  std::string out = "bwrap 1; user 0:0; umask 022; stdin /dev/null; /proc /dev /sys(ro) /run(tmpfs)"
+                    "; hostname ";
+  out += kHostname;
+  for (const char* path : kHostFiles) out += std::string("; ") + path;
+  for (const char* capability : kCapabilities) out += std::string("; ") + capability;
+  return out;
+}
+
+Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::string& root,
+                                  const Command& command, const Backend::Output& output,
+                                  const std::stop_token& stop) {
+  HM_ASSIGN(Pipe out, Pipe::make());
+  HM_ASSIGN(Pipe err, Pipe::make());
+  HM_ASSIGN(Pipe status, Pipe::make());
+  HM_ASSIGN(const Fd null, open_file("/dev/null", O_RDONLY));
+  HM_ASSIGN(Fd args, arguments_file(bubblewrap_arguments(root, command, kStatusFd)));
+  // What is handed over must not sit on a number that is handed out: move everything up first.
+  FileActions actions;
+  std::array<std::pair<int, int>, 5> given = {{{null.get(), 0},
+                                               {out.write.get(), 1},
+                                               {err.write.get(), 2},
+                                               {args.get(), kArgsFd},
+                                               {status.write.get(), kStatusFd}}};
+  std::vector<Fd> high;
+  for (const auto& [fd, as] : given) {
+    high.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 100));
+    if (!high.back()) return fail_errno("dup");
+    actions.give(high.back().get(), as);
+  }
+  const Fd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake) return fail_errno("eventfd");
+  const std::stop_callback on_stop(stop, [&] {
+    const std::uint64_t one = 1;
+    (void)!::write(wake.get(), &one, sizeof one);
+  });
+
+  HM_ASSIGN(const pid_t pid, spawn(bubblewrap, kArgsFd, command.argv, actions));
+  Child child(pid);
+  high.clear();
+  out.write.reset();
+  err.write.reset();
+  status.write.reset();
+
+  std::string sandbox_says;  // stderr, should bubblewrap itself fail
+  const Backend::Output keep = [&](Stream stream, std::string_view bytes) {
+    if (stream == Stream::kStderr && sandbox_says.size() < 4096) sandbox_says.append(bytes);
+    output(stream, bytes);
+  };
+  Supervisor supervisor(pid, command, keep, stop);
+  HM_TRY(supervisor.watch(out.read, err.read, status.read, wake));
+  const int exit_code = child.wait();
+
+  SandboxExit result{exit_code, supervisor.timed_out(), supervisor.cancelled()};
+  const bool command_ran = status_number(supervisor.status(), "exit-code") >= 0;
+  if (!command_ran && !result.timed_out && !result.cancelled) {
+    const std::string line = sandbox_says.substr(0, sandbox_says.find('\n'));
+    return fail(ErrorCode::kRefused, "the sandbox did not start: " + line);
+  }
+  if (result.timed_out) result.exit_code = 124;
+  return result;
+}
+
+}  // namespace hm::runner

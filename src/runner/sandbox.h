@@ -1,0 +1,35 @@
+// Sandbox: one command under bubblewrap, from start to the last of its processes.
+//
+// Own pid, ipc, uts, mount (and, without network, net) namespaces; Docker's default capabilities
+// without MKNOD; no_new_privs; stdin is /dev/null, output comes through two pipes. When the command
+// ends, times out or is stopped, nothing of it survives: the kernel kills its pid namespace. The
+// environment reaches bubblewrap through a descriptor, so no value of it shows in ps.
+// One call runs on one thread, which must live until it returns (bubblewrap dies with it).
+#pragma once
+
+#include <stop_token>
+#include <string>
+
+#include "runner/backend.h"
+
+namespace hm::runner {
+
+struct SandboxExit {
+  int exit_code = 0;
+  bool timed_out = false;
+  bool cancelled = false;
+};
+
+// The path of bubblewrap, from PATH. kRefused with what to install when there is none.
+Result<std::string> find_bubblewrap();
+
+// `root` is a mounted, writable root directory.
+Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::string& root,
+                                  const Command& command, const Backend::Output& output,
+                                  const std::stop_token& stop);
+
+// Describes everything about the sandbox that a step can see and that is not in its view: part of
+// the static key.
+std::string sandbox_description();
+
+}  // namespace hm::runner

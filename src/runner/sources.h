@@ -1,0 +1,48 @@
+// Sources: the live trees that the views of one attempt share — the workspace and the images.
+//
+// Each attempt of a run has fresh Sources, and with them fresh pins. Thread-safe.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "fs/view.h"
+#include "runner/isolation.h"
+#include "store/store.h"
+
+namespace hm::runner {
+
+inline constexpr const char* kHostImage = "host";
+
+// What an image name means: "host", or the absolute path of a directory. kNotFound, naming the
+// image, for anything else: named images do not exist yet.
+Result<std::string> resolve_image(const std::string& name, const std::string& workspace);
+
+class Sources {
+ public:
+  // `workspace` is the project root.
+  static Result<std::unique_ptr<Sources>> open(const std::string& workspace, IdMode id_mode,
+                                               store::Store& store);
+
+  // `image` as resolve_image returned it.
+  Result<fs::ViewBase> base(const std::string& image);
+  fs::LiveSource& workspace() { return *workspace_; }
+  // Queues what was learned about file digests for the store.
+  void submit_learned();
+
+ private:
+  Sources(std::string root, IdMode id_mode, store::Store& store)
+      : root_(std::move(root)), id_mode_(id_mode), store_(store) {}
+
+  const std::string root_;
+  const IdMode id_mode_;
+  store::Store& store_;
+  std::shared_ptr<fs::LiveSource> workspace_;
+  std::mutex mutex_;  // guards images_
+  std::map<std::string, std::shared_ptr<fs::LiveSource>> images_;
+};
+
+}  // namespace hm::runner

@@ -1,0 +1,92 @@
+#include "runner/static_key.h"
+
+#include <sys/utsname.h>
+
+#include <nlohmann/json.hpp>
+
+#include "fs/skeleton.h"
+#include "runner/sandbox.h"
+
+namespace hm::runner {
+
+namespace {
+
+// Raised whenever the meaning of a recorded trace or layer changes.
+constexpr const char* kKeyFormat = "hm-key-1";
+
+std::string digest_of_list(const std::vector<std::string>& items) {
+  Hasher hasher;
+  for (const std::string& item : items) hasher.field(item);
+  return hasher.finish().hex();
+}
+
+std::string platform() {
+  utsname name{};
+  ::uname(&name);
+  return std::string(name.sysname) + "/" + name.machine;
+}
+
+// How the change of a component reads, by its name.
+std::string describe(const std::string& component) {
+  static const std::map<std::string, std::string> kTexts = {
+      {"command", "the command changed"},
+      {"cwd", "the directory it runs in changed"},
+      {"network", "its network setting changed"},
+      {"on_change", "its on_change list changed"},
+      {"ids", "it runs in another id mode (root or rootless)"},
+      {"platform", "it runs on another platform"},
+      {"sandbox", "the sandbox changed with this version of hm"},
+      {"format", "the cache format changed with this version of hm"}};
+  if (component.starts_with("env.")) return "environment variable " + component.substr(4) + " changed";
+  const auto it = kTexts.find(component);
+  return it != kTexts.end() ? it->second : component + " changed";
+}
+
+}  // namespace
+
+StaticKey static_key(const Command& command, IdMode id_mode) {
+  StaticKey key;
+  auto& parts = key.components;
+  const auto text = [](std::string_view value) { return Digest::of(value).hex(); };
+  parts["format"] = text(kKeyFormat);
+  parts["command"] = digest_of_list(command.argv);
+  for (const auto& [name, value] : command.env) parts["env." + name] = text(value);
+  parts["cwd"] = text(command.cwd);
+  parts["network"] = text(command.network == Network::kHost ? "host" : "none");
+  parts["ids"] = text(to_string(id_mode));
+  parts["platform"] = text(platform());
+  parts["sandbox"] = text(sandbox_description() + fs::skeleton_digest().hex());
+  parts["on_change"] = digest_of_list(command.on_change);
+  Hasher hasher;
+  for (const auto& [name, value] : parts) {
+    hasher.field(name);
+    hasher.field(value);
+  }
+  key.digest = hasher.finish();
+  return key;
+}
+
+std::string encode_components(const StaticKey& key) { return nlohmann::json(key.components).dump(); }
+
+std::string components_change(const std::string& before, const StaticKey& now) {
+  const auto json = nlohmann::json::parse(before, nullptr, false);
+  if (!json.is_object()) return "";
+  std::map<std::string, std::string> old;
+  for (const auto& [name, value] : json.items()) {
+    if (value.is_string()) old[name] = value.get<std::string>();
+  }
+  std::vector<std::string> changes;
+  for (const auto& [name, value] : now.components) {
+    const auto it = old.find(name);
+    if (it == old.end() || it->second != value) changes.push_back(name);
+  }
+  for (const auto& [name, value] : old) {
+    if (!now.components.contains(name)) changes.push_back(name);
+  }
+  if (changes.empty()) return "";
+  std::string out = describe(changes.front());
+  if (changes.size() > 1) out += " (and " + std::to_string(changes.size() - 1) + " more)";
+  return out;
+}
+
+}  // namespace hm::runner

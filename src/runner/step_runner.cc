@@ -1,0 +1,237 @@
+#include "runner/step_runner.h"
+
+#include "fs/capture.h"
+
+namespace hm::runner {
+
+const char* to_string(StepOutcome outcome) {
+  switch (outcome) {
+    case StepOutcome::kHit:
+      return "hit";
+    case StepOutcome::kRan:
+      return "ran";
+    case StepOutcome::kFailed:
+      return "failed";
+    case StepOutcome::kCancelled:
+      return "cancelled";
+    case StepOutcome::kRestart:
+      return "restart";
+  }
+  return "?";
+}
+
+namespace {
+
+StepResult restart(StaticKey key, std::string reason) {
+  StepResult result;
+  result.outcome = StepOutcome::kRestart;
+  result.key = std::move(key);
+  result.reason = std::move(reason);
+  return result;
+}
+
+std::optional<std::string> forced_reason(const StepJob& job) {
+  if (job.forced) return job.forced;
+  if (!job.cache.enabled) return "its cache policy is none";
+  return std::nullopt;
+}
+
+}  // namespace
+
+Result<LookupResult> StepRunner::preview(const StepJob& job, const fs::View& view) {
+  const StaticKey key = static_key(job.command, id_mode_);
+  if (const auto reason = forced_reason(job)) return LookupResult{Miss{*reason, {}, {}}, key.digest};
+  return look_up(store_, view, key, job.cache.ttl, job.previous);
+}
+
+Result<StepResult> StepRunner::run(const StepJob& job, const fs::View& view, Sources& sources,
+                                   const std::stop_token& stop) {
+  StaticKey key = static_key(job.command, id_mode_);
+  Fd flight;
+  Miss miss;
+  if (const auto reason = forced_reason(job)) {
+    miss.reason = *reason;
+  } else {
+    // Twice: the second time holding the lock of this work in flight, so that of two identical
+    // steps one runs and the other finds its result.
+    for (int round = 0; round < 2; ++round) {
+      auto found = look_up(store_, view, key, job.cache.ttl, job.previous);
+      if (!found && found.error().code == ErrorCode::kChanged) {
+        return restart(std::move(key), found.error().message);
+      }
+      if (!found) return fail(std::move(found).error());
+      if (auto* hit = std::get_if<Hit>(&found->outcome)) {
+        return adopt_hit(job, std::move(key), std::move(*hit));
+      }
+      if (round == 0) miss = std::get<Miss>(found->outcome);
+      if (round == 1) break;
+      auto lock = store_.lock_in_flight(found->flight, stop, [&] {
+        events_.note("step '" + job.info.key + "' is running elsewhere: waiting for its result");
+      });
+      if (!lock && lock.error().code == ErrorCode::kCancelled) {
+        StepResult result;
+        result.outcome = StepOutcome::kCancelled;
+        result.exit_code = 130;
+        return result;
+      }
+      if (!lock) return fail(std::move(lock).error());
+      flight = std::move(*lock);
+    }
+  }
+  return execute(job, std::move(key), std::move(miss), view, sources, std::move(flight), stop);
+}
+
+Result<StepResult> StepRunner::adopt_hit(const StepJob& job, StaticKey key, Hit hit) {
+  StepResult result;
+  result.outcome = StepOutcome::kHit;
+  result.key = std::move(key);
+  result.path_set = hit.record.path_set;
+  result.strong_key = hit.record.strong_key;
+  result.trace = hit.record.trace;
+  result.log = hit.record.log;
+  result.layer = std::move(hit.layer);
+  result.reason = std::to_string(hit.observations) + " observed inputs unchanged";
+  store_.touch(hit.record);
+  events_.step_start(job.info);
+  events_.step_cache_hit(job.info, hit.record.strong_key.hex(), hit.observations);
+  LineSplitter lines([&](Stream stream, std::string_view line) {
+    events_.step_log(job.info, stream, line);
+  });
+  // A log that is gone is no reason to run the step again.
+  const auto replayed = replay_log(
+      store_.blobs(), hit.record.log,
+      [&](Stream stream, std::string_view bytes) {
+        events_.step_output(job.info, stream, bytes);
+        lines.add(stream, bytes);
+      });
+  lines.finish();
+  if (!replayed) events_.note("step '" + job.info.key + "': " + replayed.error().message);
+  return result;
+}
+
+Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, Miss miss,
+                                       const fs::View& view, Sources& sources, Fd flight,
+                                       const std::stop_token& stop) {
+  events_.step_cache_miss(job.info, miss.reason, miss.path, miss.change);
+  events_.step_start(job.info);
+  HM_ASSIGN(StepLog log, StepLog::create(store_.scratch()));
+  LineSplitter lines([&](Stream stream, std::string_view line) {
+    events_.step_log(job.info, stream, line);
+  });
+  Status log_status;
+  auto execution = backend_.run(
+      view, job.command,
+      [&](Stream stream, std::string_view bytes) {
+        events_.step_output(job.info, stream, bytes);
+        lines.add(stream, bytes);
+        if (log_status) log_status = log.append(stream, bytes);
+      },
+      stop);
+  lines.finish();
+  if (!execution) return fail(std::move(execution).error());
+  if (!log_status) return fail(std::move(log_status).error());
+  for (const std::string& warning : execution->warnings) {
+    events_.note("step '" + job.info.key + "': " + warning);
+  }
+
+  const auto& failure = execution->failure;
+  if (failure && failure->kind == fs::SessionFailure::Kind::kMoved) {
+    return restart(std::move(key), failure->path);
+  }
+  if (failure && failure->kind == fs::SessionFailure::Kind::kStore) {
+    HM_TRY(drop_damaged(*failure, view));
+    StepResult result = restart(std::move(key), failure->reason);
+    result.store_damaged = true;
+    return result;
+  }
+  StepResult result;
+  result.key = std::move(key);
+  result.reason = miss.reason;
+  result.duration_ms = execution->duration.count();
+  result.exit_code = execution->exit_code;
+  HM_ASSIGN(result.log, log.finish(store_.blobs()));
+  HM_ASSIGN(result.trace, store_.blobs().put(execution->trace.encode()));
+  if (execution->cancelled) {
+    result.outcome = StepOutcome::kCancelled;
+    result.exit_code = 130;
+    return result;
+  }
+  HM_TRY(record(job, *execution, result, std::move(flight)));
+  HM_ASSIGN(const auto moved, moved_path(execution->trace, view, sources));
+  if (moved) {
+    // What was recorded is true of what was served; this run must not go on with it.
+    return restart(std::move(result.key), *moved);
+  }
+  return result;
+}
+
+Status StepRunner::record(const StepJob& job, const Execution& execution, StepResult& result,
+                          Fd flight) {
+  if (!execution.captured) {
+    result.outcome = StepOutcome::kFailed;
+    return {};
+  }
+  result.outcome = StepOutcome::kRan;
+  result.layer = execution.captured->layer;
+  store::BlobStore& blobs = store_.blobs();
+  HM_ASSIGN(result.path_set, blobs.put(execution.trace.encode_path_set()));
+  result.strong_key = fs::strong_key(result.key.digest, result.path_set, execution.trace);
+  store::Batch batch;
+  batch.layers.push_back(execution.captured->times);
+  batch.locks.push_back(std::move(flight));
+  if (execution.failure) {
+    events_.note("step '" + job.info.key + "' is not cached: " + execution.failure->path + ": " +
+                 execution.failure->reason);
+  } else if (job.cache.enabled) {
+    const bool replaces = job.forced.has_value();
+    HM_ASSIGN(const auto other, store_.find(result.key.digest, result.strong_key));
+    const bool expired =
+        other && job.cache.ttl &&
+        now_ns() - other->created_ns >= std::chrono::nanoseconds(*job.cache.ttl).count();
+    if (other && !replaces && !expired) {
+      // Somebody finished the same step on the same inputs first: theirs is the result.
+      HM_ASSIGN(const auto times, store_.layer_times(other->layer));
+      if (times) {
+        if (auto layer = fs::load_layer(*times, blobs)) {
+          result.layer = fs::ViewLayer{other->layer, std::move(*layer), times->started_ns,
+                                       times->captured_ns};
+        }
+      }
+    }
+    batch.replace_records = replaces || expired;
+    batch.records.push_back({result.key.digest, result.strong_key, result.path_set, result.trace,
+                             execution.captured->layer.digest, result.log, now_ns(),
+                             result.duration_ms});
+  }
+  store_.submit(std::move(batch));
+  return {};
+}
+
+Result<std::optional<std::string>> StepRunner::moved_path(const fs::Trace& trace,
+                                                          const fs::View& view,
+                                                          Sources& sources) {
+  for (const fs::Observation& item : trace.observations) {
+    HM_ASSIGN(const bool moved, view.moved(item.path));
+    if (moved) return std::optional("/" + item.path);
+  }
+  return sources.workspace().moved_rule_file();
+}
+
+Status StepRunner::drop_damaged(const fs::SessionFailure& failure, const fs::View& view) {
+  HM_ASSIGN(const auto node, view.resolve(failure.path.substr(1)));
+  if (node && node->origin >= fs::kOriginFirstLayer) {
+    return store_.drop_layer(view.layers()[node->origin - fs::kOriginFirstLayer].digest);
+  }
+  return {};
+}
+
+Result<bool> StepRunner::still_holds(const StepResult& result, const fs::View& view) {
+  const auto blob = store_.blobs().read(result.path_set);
+  if (!blob) return false;
+  HM_ASSIGN(const fs::Trace path_set, fs::Trace::decode(*blob));
+  auto today = fs::evaluate(view, path_set);
+  if (!today) return false;
+  return fs::strong_key(result.key.digest, result.path_set, *today) == result.strong_key;
+}
+
+}  // namespace hm::runner

@@ -1,0 +1,82 @@
+// StepRunner: one step on one view — look up, else wait for whoever runs the same, else execute,
+// capture, record.
+//
+// The rule it serves: a record is (static key, trace, result), made only from an execution that
+// succeeded and whose observation log is complete. Thread-safe: steps run in parallel.
+#pragma once
+
+#include <optional>
+#include <set>
+#include <stop_token>
+#include <string>
+
+#include "fs/view.h"
+#include "runner/backend.h"
+#include "runner/events.h"
+#include "runner/isolation.h"
+#include "runner/lookup.h"
+#include "runner/pipeline.h"
+#include "runner/sources.h"
+#include "store/store.h"
+
+namespace hm::runner {
+
+enum class StepOutcome {
+  kHit,
+  kRan,
+  kFailed,     // by itself, by a signal, or by its own timeout
+  kCancelled,  // stopped from outside
+  kRestart,    // a live path moved, or the store was damaged: try the run again
+};
+const char* to_string(StepOutcome outcome);
+
+struct StepResult {
+  StepOutcome outcome = StepOutcome::kFailed;
+  int exit_code = 0;
+  std::int64_t duration_ms = 0;
+  std::string reason;         // why it ran; for a restart, what moved
+  bool store_damaged = false;  // with kRestart
+  StaticKey key;
+  Digest path_set, strong_key, trace, log;
+  std::optional<fs::ViewLayer> layer;  // hit or ran
+};
+
+// One step as it is to be run in this run.
+struct StepJob {
+  StepInfo info;
+  Command command;
+  CachePolicy cache;
+  // Set when the lookup is to be left out: why, in one line.
+  std::optional<std::string> forced;
+  std::optional<store::RunStep> previous;  // its report in this workspace's last run
+};
+
+class StepRunner {
+ public:
+  StepRunner(store::Store& store, Backend& backend, EventSink& events, IdMode id_mode)
+      : store_(store), backend_(backend), events_(events), id_mode_(id_mode) {}
+
+  // Errors are the machine's or the store's.
+  Result<StepResult> run(const StepJob& job, const fs::View& view, Sources& sources,
+                         const std::stop_token& stop);
+  // What `run` would do, without doing it.
+  Result<LookupResult> preview(const StepJob& job, const fs::View& view);
+  // Whether `result` of an earlier attempt is what this view gives too.
+  Result<bool> still_holds(const StepResult& result, const fs::View& view);
+
+ private:
+  Result<StepResult> execute(const StepJob& job, StaticKey key, Miss miss, const fs::View& view,
+                             Sources& sources, Fd flight, const std::stop_token& stop);
+  Result<StepResult> adopt_hit(const StepJob& job, StaticKey key, Hit hit);
+  Status record(const StepJob& job, const Execution& execution, StepResult& result, Fd flight);
+  Result<std::optional<std::string>> moved_path(const fs::Trace& trace, const fs::View& view,
+                                                Sources& sources);
+  Status drop_damaged(const fs::SessionFailure& failure, const fs::View& view);
+
+  store::Store& store_;
+  Backend& backend_;
+  EventSink& events_;
+  const IdMode id_mode_;
+};
+
+}  // namespace hm::runner

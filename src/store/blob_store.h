@@ -1,0 +1,52 @@
+// BlobStore: immutable bytes named by their SHA-256, `blobs/ab/<64 hex>`, mode 0444.
+//
+// A blob appears by rename, whole or not at all; it is durable only after the next syncfs (see
+// Committer). Putting bytes that are there already is success. A descriptor from `open` stays
+// readable whatever happens to the name. Thread-safe; any number of processes share one store.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "store/scratch.h"
+#include "store/util/digest.h"
+#include "store/util/fd.h"
+
+namespace hm::store {
+
+struct BlobInfo {
+  Digest digest;
+  std::uint64_t size = 0;  // bytes
+};
+
+// SHA-256 of everything readable from `fd`, from its start, whatever its offset is.
+Result<BlobInfo> hash_fd(int fd);
+
+class BlobStore {
+ public:
+  // `scratch` must be on the same filesystem and outlive the store.
+  static Result<BlobStore> open(const std::string& home, Scratch& scratch);
+
+  Result<Digest> put(std::string_view data);
+  // Copies the bytes of `fd` (a reflink where the filesystem has them) and hashes the copy.
+  Result<BlobInfo> put_copy(int fd);
+  // Makes the regular file `path` (nobody else may write it any more) a blob by renaming it: no copy.
+  Result<BlobInfo> adopt(const std::string& path);
+
+  // kNotFound when absent; kCorrupt when its size is not `expected_size`.
+  Result<Fd> open_blob(const Digest& digest, std::uint64_t expected_size) const;
+  // The whole blob, hashed again; kCorrupt when the bytes are not what the name says.
+  Result<std::string> read(const Digest& digest) const;
+  bool has(const Digest& digest, std::uint64_t size) const;
+
+ private:
+  BlobStore(std::string root, Scratch* scratch) : root_(std::move(root)), scratch_(scratch) {}
+  std::string path_of(const Digest& digest) const;
+  Status publish(const std::string& tmp, const BlobInfo& info);
+
+  std::string root_;
+  Scratch* scratch_;
+};
+
+}  // namespace hm::store

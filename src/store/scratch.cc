@@ -1,0 +1,71 @@
+#include "store/scratch.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <memory>
+#include <vector>
+
+namespace hm::store {
+
+namespace {
+
+struct DirCloser {
+  void operator()(DIR* dir) const { ::closedir(dir); }
+};
+
+Result<std::vector<std::string>> folder_names(const std::string& path) {
+  const std::unique_ptr<DIR, DirCloser> dir(::opendir(path.c_str()));
+  if (!dir) return fail_errno(path);
+  std::vector<std::string> names;
+  while (const dirent* entry = ::readdir(dir.get())) {
+    const std::string name = entry->d_name;
+    if (name[0] != '.') names.push_back(name);
+  }
+  return names;
+}
+
+// The caller holds the gate: nobody creates a folder meanwhile.
+void sweep_dead(const std::string& root) {
+  const auto names = folder_names(root);
+  const auto root_fd = open_file(root, O_RDONLY | O_DIRECTORY);
+  if (!names || !root_fd) return;
+  for (const auto& name : *names) {
+    auto lock = open_file(root + "/" + name + "/lock", O_RDWR);
+    const bool gone = !lock && lock.error().errno_value == ENOENT;
+    if (lock && ::flock(lock->get(), LOCK_EX | LOCK_NB) != 0) continue;  // alive
+    if (lock || gone) (void)remove_tree(root_fd->get(), name);
+  }
+}
+
+}  // namespace
+
+Result<Scratch> Scratch::open(const std::string& home) {
+  const std::string root = home + "/scratch";
+  HM_TRY(make_directories(root, 0700));
+  HM_ASSIGN(const Fd gate, open_file(home + "/scratch.lock", O_RDWR | O_CREAT, 0600));
+  if (::flock(gate.get(), LOCK_EX) != 0) return fail_errno(root);
+  sweep_dead(root);
+  const std::string path = root + "/" + std::to_string(::getpid()) + "-" + std::to_string(now_ns());
+  if (::mkdir(path.c_str(), 0700) != 0) return fail_errno(path);
+  HM_ASSIGN(Fd lock, open_file(path + "/lock", O_RDWR | O_CREAT | O_EXCL, 0600));
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) return fail_errno(path);
+  return Scratch(path, std::move(lock));
+}
+
+Scratch::Scratch(Scratch&& other) noexcept
+    : path_(std::exchange(other.path_, {})),
+      lock_(std::move(other.lock_)),
+      next_(other.next_.load()) {}
+
+Scratch::~Scratch() {
+  if (!path_.empty()) (void)remove_tree(AT_FDCWD, path_);
+}
+
+std::string Scratch::fresh(const std::string& prefix) {
+  return path_ + "/" + prefix + std::to_string(next_.fetch_add(1));
+}
+
+}  // namespace hm::store

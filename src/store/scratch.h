@@ -1,0 +1,34 @@
+// Scratch: one process's private folder `$HM_HOME/scratch/<name>/`, locked for as long as it lives.
+//
+// Uppers, mount points and blobs on their way into the store live here. A folder whose lock nobody
+// holds belongs to a process that died: `open` removes those first. Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <string>
+
+#include "store/util/fd.h"
+
+namespace hm::store {
+
+class Scratch {
+ public:
+  static Result<Scratch> open(const std::string& home);
+  Scratch(Scratch&& other) noexcept;
+  Scratch& operator=(Scratch&&) = delete;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch();
+
+  const std::string& path() const { return path_; }
+  // A path below this folder that no other call of this process was given.
+  std::string fresh(const std::string& prefix);
+
+ private:
+  Scratch(std::string path, Fd lock) : path_(std::move(path)), lock_(std::move(lock)) {}
+  std::string path_;
+  Fd lock_;
+  std::atomic<unsigned> next_{0};
+};
+
+}  // namespace hm::store

@@ -1,0 +1,126 @@
+#include "store/sqlite.h"
+
+#include <sqlite3.h>
+
+namespace hm::store {
+
+namespace {
+
+// How long a writer waits for another process before the store counts as busy.
+constexpr int kBusyTimeoutMs = 60'000;
+
+Error sqlite_error(sqlite3* db, std::string_view what) {
+  const int code = db != nullptr ? sqlite3_extended_errcode(db) : SQLITE_NOMEM;
+  const int base = code & 0xff;
+  const bool corrupt = base == SQLITE_CORRUPT || base == SQLITE_NOTADB;
+  return Error{corrupt ? ErrorCode::kCorrupt : ErrorCode::kIo,
+               db != nullptr ? sqlite3_system_errno(db) : 0,
+               std::string(what) + ": " + (db != nullptr ? sqlite3_errmsg(db) : "out of memory")};
+}
+
+}  // namespace
+
+void Stmt::Finalize::operator()(sqlite3_stmt* stmt) const { sqlite3_finalize(stmt); }
+void Db::Close::operator()(sqlite3* db) const { sqlite3_close_v2(db); }
+
+void Stmt::reset() {
+  sqlite3_reset(stmt_.get());
+  sqlite3_clear_bindings(stmt_.get());
+}
+
+void Stmt::bind_one(int index, std::int64_t value) {
+  sqlite3_bind_int64(stmt_.get(), index, value);
+}
+void Stmt::bind_one(int index, std::string_view bytes) {
+  sqlite3_bind_blob64(stmt_.get(), index, bytes.data() != nullptr ? bytes.data() : "",
+                      bytes.size(), SQLITE_TRANSIENT);
+}
+void Stmt::bind_one(int index, const Digest& digest) {
+  if (digest.is_zero()) {
+    sqlite3_bind_null(stmt_.get(), index);
+  } else {
+    bind_one(index, digest.raw());
+  }
+}
+
+Result<bool> Stmt::step() {
+  switch (sqlite3_step(stmt_.get())) {
+    case SQLITE_ROW:
+      return true;
+    case SQLITE_DONE:
+      return false;
+    default: {
+      auto error = sqlite_error(sqlite3_db_handle(stmt_.get()), "store database");
+      sqlite3_reset(stmt_.get());
+      return fail(std::move(error));
+    }
+  }
+}
+
+Status Stmt::run() {
+  while (true) {
+    HM_ASSIGN(const bool row, step());
+    if (!row) break;
+  }
+  sqlite3_reset(stmt_.get());  // an unfinished statement would hold its read transaction
+  return {};
+}
+
+std::int64_t Stmt::number(int column) const { return sqlite3_column_int64(stmt_.get(), column); }
+
+std::string Stmt::bytes(int column) const {
+  const void* data = sqlite3_column_blob(stmt_.get(), column);
+  const int size = sqlite3_column_bytes(stmt_.get(), column);
+  if (data == nullptr || size <= 0) return {};
+  return {static_cast<const char*>(data), static_cast<std::size_t>(size)};
+}
+
+Digest Stmt::digest(int column) const { return Digest::from_raw(bytes(column)).value_or(Digest{}); }
+
+bool Stmt::is_null(int column) const {
+  return sqlite3_column_type(stmt_.get(), column) == SQLITE_NULL;
+}
+
+Result<Db> Db::open(const std::string& path) {
+  sqlite3* raw = nullptr;
+  const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+  const int code = sqlite3_open_v2(path.c_str(), &raw, flags, nullptr);
+  Db db(raw);
+  if (code != SQLITE_OK) return fail(sqlite_error(raw, path));
+  sqlite3_busy_timeout(raw, kBusyTimeoutMs);
+  HM_TRY(db.exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA trusted_schema=OFF"));
+  return db;
+}
+
+Status Db::exec(const std::string& sql) {
+  if (sqlite3_exec(db_.get(), sql.c_str(), nullptr, nullptr, nullptr) != SQLITE_OK) {
+    return fail(sqlite_error(db_.get(), "store database"));
+  }
+  return {};
+}
+
+Result<Stmt> Db::prepare(std::string_view sql) {
+  sqlite3_stmt* raw = nullptr;
+  if (sqlite3_prepare_v3(db_.get(), sql.data(), static_cast<int>(sql.size()),
+                         SQLITE_PREPARE_PERSISTENT, &raw, nullptr) != SQLITE_OK) {
+    return fail(sqlite_error(db_.get(), "store database"));
+  }
+  return Stmt(raw);
+}
+
+Result<Txn> Txn::begin(Db& db) {
+  HM_TRY(db.exec("BEGIN IMMEDIATE"));
+  return Txn(&db);
+}
+
+Status Txn::commit() {
+  HM_TRY(db_->exec("COMMIT"));
+  db_ = nullptr;
+  return {};
+}
+
+Txn::~Txn() {
+  if (db_ != nullptr) (void)db_->exec("ROLLBACK");
+}
+
+}  // namespace hm::store

@@ -1,0 +1,470 @@
+#include "store/store.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <deque>
+#include <filesystem>
+#include <mutex>
+#include <thread>
+
+#include "store/schema.h"
+#include "store/sqlite.h"
+
+namespace hm::store {
+
+namespace {
+
+// Reports of older runs in one workspace are of no use to anybody.
+constexpr int kKeptRuns = 20;
+
+Result<Db> open_database(const std::string& home) {
+  const std::string path = home + "/hm.db";
+  HM_ASSIGN(Db db, Db::open(path));
+  HM_TRY(db.exec("PRAGMA foreign_keys=ON"));
+  HM_ASSIGN(Txn txn, Txn::begin(db));
+  std::int64_t version = 0;
+  {
+    HM_ASSIGN(Stmt stmt, db.prepare("PRAGMA user_version"));
+    HM_TRY(stmt.step());
+    version = stmt.number(0);
+  }
+  if (version > kFormat) {
+    return fail(ErrorCode::kRefused, home + ": this store was written by a newer hm (format " +
+                                         std::to_string(version) + ", this one knows " +
+                                         std::to_string(kFormat) +
+                                         "): use that hm, or another HM_HOME");
+  }
+  if (version == 0) {
+    HM_TRY(db.exec(kSchema));
+    HM_TRY(db.exec("PRAGMA user_version=" + std::to_string(kFormat)));
+  }
+  HM_TRY(txn.commit());
+  return db;
+}
+
+// The statements that readers use, prepared once.
+struct Readers {
+  Stmt path_sets, dropped, find, newest, layer, file;
+
+  static Result<Readers> prepare(Db& db) {
+    const std::string record =
+        "SELECT static_key,strong_key,path_set,trace,layer,log,created_ns,duration_ms FROM records ";
+    HM_ASSIGN(Stmt path_sets, db.prepare("SELECT path_set FROM path_sets WHERE static_key=? "
+                                         "ORDER BY used_ns DESC LIMIT ?"));
+    HM_ASSIGN(Stmt dropped, db.prepare("SELECT count FROM dropped_path_sets WHERE static_key=?"));
+    HM_ASSIGN(Stmt find, db.prepare(record + "WHERE static_key=? AND strong_key=?"));
+    HM_ASSIGN(Stmt newest, db.prepare(record + "WHERE static_key=? AND path_set=? "
+                                               "ORDER BY created_ns DESC LIMIT 1"));
+    HM_ASSIGN(Stmt layer,
+              db.prepare("SELECT layer,mtimes,started_ns,captured_ns FROM layers WHERE layer=?"));
+    HM_ASSIGN(Stmt file, db.prepare("SELECT digest FROM files WHERE device=? AND inode=? AND "
+                                    "size=? AND mtime_ns=? AND ctime_ns=?"));
+    return Readers{std::move(path_sets), std::move(dropped), std::move(find),
+                   std::move(newest),    std::move(layer),   std::move(file)};
+  }
+};
+
+// Steps a statement for at most one row and leaves no read transaction behind.
+template <class Make>
+auto one_row(Stmt& stmt, Make make) -> Result<std::optional<decltype(make(stmt))>> {
+  std::optional<decltype(make(stmt))> out;
+  HM_ASSIGN(const bool row, stmt.step());
+  if (row) out = make(stmt);
+  stmt.bind();
+  return out;
+}
+
+Record record_row(Stmt& row) {
+  return Record{row.digest(0), row.digest(1), row.digest(2), row.digest(3),
+                row.digest(4), row.digest(5), row.number(6), row.number(7)};
+}
+
+RunStep run_step_row(Stmt& row) {
+  RunStep step;
+  step.key = row.bytes(0);
+  step.outcome = row.bytes(1);
+  step.reason = row.bytes(2);
+  step.components = row.bytes(3);
+  step.static_key = row.digest(4);
+  step.trace = row.digest(5);
+  step.layer = row.digest(6);
+  step.log = row.digest(7);
+  step.chain = row.bytes(8);
+  step.image = row.bytes(9);
+  step.exit_code = row.number(10);
+  step.duration_ms = row.number(11);
+  return step;
+}
+
+constexpr const char* kRunStepColumns =
+    "key,outcome,reason,components,static_key,trace,layer,log,chain,image,exit_code,duration_ms";
+
+// Writes batches. Owned by the committer thread, which has its own connection.
+class BatchWriter {
+ public:
+  explicit BatchWriter(Db db) : db_(std::move(db)) {}
+
+  Status write(std::deque<Batch>& batches, const std::vector<Record>& touched) {
+    HM_ASSIGN(Txn txn, Txn::begin(db_));
+    for (const Batch& batch : batches) HM_TRY(write_one(batch));
+    for (const Record& record : touched) HM_TRY(touch(record));
+    return txn.commit();
+  }
+
+ private:
+  Status write_one(const Batch& batch) {
+    HM_ASSIGN(Stmt layer, db_.prepare("INSERT OR IGNORE INTO layers VALUES(?,?,?,?)"));
+    for (const LayerTimes& times : batch.layers) {
+      HM_TRY(layer.bind(times.layer, times.mtimes, times.started_ns, times.captured_ns).run());
+    }
+    HM_ASSIGN(Stmt file, db_.prepare("INSERT OR REPLACE INTO files VALUES(?,?,?,?,?,?)"));
+    for (const auto& [stamp, digest] : batch.files) {
+      HM_TRY(file.bind(stamp.device, stamp.inode, stamp.size, stamp.mtime_ns, stamp.ctime_ns,
+                       digest)
+                 .run());
+    }
+    for (const Record& record : batch.records) {
+      HM_TRY(write_record(record, batch.replace_records));
+    }
+    if (batch.report) HM_TRY(write_report(*batch.report));
+    return {};
+  }
+
+  Status write_record(const Record& record, bool replace) {
+    HM_ASSIGN(Stmt insert,
+              db_.prepare(std::string("INSERT OR ") + (replace ? "REPLACE" : "IGNORE") +
+                          " INTO records VALUES(?,?,?,?,?,?,?,?,?)"));
+    HM_TRY(insert
+               .bind(record.static_key, record.strong_key, record.path_set, record.trace,
+                     record.layer, record.log, record.created_ns, now_ns(), record.duration_ms)
+               .run());
+    HM_ASSIGN(Stmt set, db_.prepare("INSERT OR REPLACE INTO path_sets VALUES(?,?,?)"));
+    HM_TRY(set.bind(record.static_key, record.path_set, now_ns()).run());
+    return bound_path_sets(record.static_key);
+  }
+
+  Status bound_path_sets(const Digest& key) {
+    HM_ASSIGN(Stmt old, db_.prepare("SELECT path_set FROM path_sets WHERE static_key=? "
+                                    "ORDER BY used_ns DESC LIMIT -1 OFFSET ?"));
+    old.bind(key, kMaxPathSets);
+    std::vector<Digest> sets;
+    while (true) {
+      HM_ASSIGN(const bool row, old.step());
+      if (!row) break;
+      sets.push_back(old.digest(0));
+    }
+    for (const Digest& set : sets) {
+      HM_ASSIGN(Stmt records, db_.prepare("DELETE FROM records WHERE static_key=? AND path_set=?"));
+      HM_TRY(records.bind(key, set).run());
+      HM_ASSIGN(Stmt remove, db_.prepare("DELETE FROM path_sets WHERE static_key=? AND path_set=?"));
+      HM_TRY(remove.bind(key, set).run());
+      HM_ASSIGN(Stmt count, db_.prepare("INSERT INTO dropped_path_sets VALUES(?,1) ON CONFLICT DO "
+                                        "UPDATE SET count=count+1"));
+      HM_TRY(count.bind(key).run());
+    }
+    return {};
+  }
+
+  Status touch(const Record& record) {
+    HM_ASSIGN(Stmt used, db_.prepare("UPDATE records SET used_ns=? WHERE static_key=? AND "
+                                     "strong_key=?"));
+    HM_TRY(used.bind(now_ns(), record.static_key, record.strong_key).run());
+    HM_ASSIGN(Stmt set, db_.prepare("UPDATE path_sets SET used_ns=? WHERE static_key=? AND "
+                                    "path_set=?"));
+    return set.bind(now_ns(), record.static_key, record.path_set).run();
+  }
+
+  Status write_report(const RunReport& report) {
+    HM_ASSIGN(Stmt run, db_.prepare("INSERT INTO runs(workspace,pipeline,started_ns) VALUES(?,?,?) "
+                                    "RETURNING id"));
+    run.bind(report.workspace, report.pipeline, report.started_ns);
+    HM_TRY(run.step());
+    const std::int64_t id = run.number(0);
+    run.bind();
+    HM_ASSIGN(Stmt step, db_.prepare(std::string("INSERT INTO run_steps(run,position,") +
+                                     kRunStepColumns + ") VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"));
+    std::int64_t position = 0;
+    for (const RunStep& row : report.steps) {
+      HM_TRY(step.bind(id, position++, row.key, row.outcome, row.reason, row.components,
+                       row.static_key, row.trace, row.layer, row.log, row.chain, row.image,
+                       row.exit_code, row.duration_ms)
+                 .run());
+    }
+    HM_ASSIGN(Stmt prune, db_.prepare("DELETE FROM runs WHERE workspace=?1 AND id NOT IN (SELECT id "
+                                      "FROM runs WHERE workspace=?1 ORDER BY id DESC LIMIT ?2)"));
+    return prune.bind(report.workspace, kKeptRuns).run();
+  }
+
+  Db db_;
+};
+
+class SqliteStore final : public Store {
+ public:
+  SqliteStore(std::string home, Fd home_fd, Scratch scratch, Db reader, Readers statements,
+              Db writer)
+      : home_(std::move(home)),
+        home_fd_(std::move(home_fd)),
+        scratch_(std::move(scratch)),
+        reader_(std::move(reader)),
+        statements_(std::move(statements)),
+        writer_(std::move(writer)) {}
+
+  Status start() {
+    HM_ASSIGN(BlobStore blobs, BlobStore::open(home_, scratch_));
+    blobs_.emplace(std::move(blobs));
+    HM_TRY(make_directories(home_ + "/locks", 0700));
+    committer_ = std::jthread([this](const std::stop_token& stop) { commit_loop(stop); });
+    return {};
+  }
+
+  ~SqliteStore() override {
+    committer_.request_stop();
+    wake_.notify_all();
+  }
+
+  const std::string& home() const override { return home_; }
+  BlobStore& blobs() override { return *blobs_; }
+  Scratch& scratch() override { return scratch_; }
+
+  Result<std::vector<Digest>> path_sets(const Digest& static_key) override {
+    const std::lock_guard lock(read_mutex_);
+    std::vector<Digest> out;
+    Stmt& stmt = statements_.path_sets.bind(static_key, kMaxPathSets);
+    while (true) {
+      HM_ASSIGN(const bool row, stmt.step());
+      if (!row) break;
+      out.push_back(stmt.digest(0));
+    }
+    stmt.bind();
+    return out;
+  }
+
+  Result<std::int64_t> dropped_path_sets(const Digest& static_key) override {
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(const auto count, one_row(statements_.dropped.bind(static_key),
+                                        [](Stmt& row) { return row.number(0); }));
+    return count.value_or(0);
+  }
+
+  Result<std::optional<Record>> find(const Digest& static_key, const Digest& strong_key) override {
+    const std::lock_guard lock(read_mutex_);
+    return one_row(statements_.find.bind(static_key, strong_key), record_row);
+  }
+
+  Result<std::optional<Record>> newest(const Digest& static_key, const Digest& path_set) override {
+    const std::lock_guard lock(read_mutex_);
+    return one_row(statements_.newest.bind(static_key, path_set), record_row);
+  }
+
+  Result<std::optional<LayerTimes>> layer_times(const Digest& layer) override {
+    const std::lock_guard lock(read_mutex_);
+    return one_row(statements_.layer.bind(layer), [](Stmt& row) {
+      return LayerTimes{row.digest(0), row.digest(1), row.number(2), row.number(3)};
+    });
+  }
+
+  Result<std::optional<Digest>> file_digest(const FileStamp& stamp) override {
+    const std::lock_guard lock(read_mutex_);
+    return one_row(statements_.file.bind(stamp.device, stamp.inode, stamp.size, stamp.mtime_ns,
+                                         stamp.ctime_ns),
+                   [](Stmt& row) { return row.digest(0); });
+  }
+
+  Result<std::optional<RunReport>> last_run(const std::string& workspace) override {
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(Stmt run, reader_.prepare("SELECT id,pipeline,started_ns FROM runs WHERE workspace=? "
+                                        "ORDER BY id DESC LIMIT 1"));
+    HM_ASSIGN(const bool found, run.bind(workspace).step());
+    if (!found) return std::optional<RunReport>{};
+    RunReport report{workspace, run.bytes(1), run.number(2), {}};
+    HM_ASSIGN(Stmt steps, reader_.prepare(std::string("SELECT ") + kRunStepColumns +
+                                          " FROM run_steps WHERE run=? ORDER BY position"));
+    steps.bind(run.number(0));
+    while (true) {
+      HM_ASSIGN(const bool row, steps.step());
+      if (!row) break;
+      report.steps.push_back(run_step_row(steps));
+    }
+    return std::optional<RunReport>(std::move(report));
+  }
+
+  Result<std::optional<RunStep>> last_step(const std::string& workspace,
+                                           const std::string& pipeline,
+                                           const std::string& key) override {
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(Stmt stmt,
+              reader_.prepare(std::string("SELECT ") + kRunStepColumns +
+                              " FROM run_steps JOIN runs ON runs.id=run_steps.run "
+                              "WHERE workspace=? AND pipeline=? AND key=? AND "
+                              "length(components)>0 ORDER BY run DESC LIMIT 1"));
+    return one_row(stmt.bind(workspace, pipeline, key), run_step_row);
+  }
+
+  Status drop_layer(const Digest& layer) override {
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(Stmt stmt, reader_.prepare("DELETE FROM records WHERE layer=?"));
+    return stmt.bind(layer).run();
+  }
+
+  void touch(const Record& record) override {
+    const std::lock_guard lock(queue_mutex_);
+    touched_.push_back(record);
+  }
+
+  void submit(Batch batch) override {
+    {
+      const std::lock_guard lock(queue_mutex_);
+      queue_.push_back(std::move(batch));
+    }
+    wake_.notify_all();
+  }
+
+  Status flush() override {
+    std::unique_lock lock(queue_mutex_);
+    flush_wanted_ = true;
+    wake_.notify_all();
+    wake_.wait(lock, [this] { return queue_.empty() && touched_.empty() && !busy_; });
+    flush_wanted_ = false;
+    return std::exchange(commit_status_, Status{});
+  }
+
+  Result<Fd> lock_in_flight(const Digest& name, const std::stop_token& stop,
+                            const std::function<void()>& waiting) override {
+    // Lock files are few (256) and permanent: two steps that share one merely take turns, and no
+    // process can lock a name that another one just removed.
+    const std::string path = home_ + "/locks/" + name.hex().substr(0, 2);
+    HM_ASSIGN(Fd fd, open_file(path, O_RDWR | O_CREAT, 0600));
+    // Byte ranges of open file description locks tell apart what shares a file.
+    struct flock range {};
+    range.l_type = F_WRLCK;
+    range.l_whence = SEEK_SET;
+    range.l_start = static_cast<off_t>(std::hash<Digest>{}(name) >> 2);
+    range.l_len = 1;
+    for (bool told = false;; std::this_thread::sleep_for(std::chrono::milliseconds(10))) {
+      if (::fcntl(fd.get(), F_OFD_SETLK, &range) == 0) return fd;
+      if (errno != EAGAIN && errno != EACCES && errno != EINTR) return fail_errno(path);
+      if (stop.stop_requested()) return fail(ErrorCode::kCancelled, "cancelled");
+      if (!std::exchange(told, true)) waiting();
+    }
+  }
+
+  Result<StoreStats> stats() override {
+    StoreStats out;
+    std::error_code error;
+    namespace stdfs = std::filesystem;
+    for (auto it = stdfs::recursive_directory_iterator(home_ + "/blobs", error);
+         !error && it != stdfs::recursive_directory_iterator(); it.increment(error)) {
+      if (!it->is_regular_file(error)) continue;
+      out.blobs += 1;
+      out.blob_bytes += it->file_size(error);
+    }
+    const std::lock_guard lock(read_mutex_);
+    const std::pair<const char*, std::uint64_t*> rows[] = {{"records", &out.records},
+                                                           {"path_sets", &out.path_sets},
+                                                           {"layers", &out.layers},
+                                                           {"files", &out.files}};
+    for (const auto& [table, count] : rows) {
+      HM_ASSIGN(Stmt stmt, reader_.prepare(std::string("SELECT count(*) FROM ") + table));
+      HM_TRY(stmt.step());
+      *count = static_cast<std::uint64_t>(stmt.number(0));
+    }
+    return out;
+  }
+
+  Status clear() override {
+    HM_TRY(flush());
+    const Fd gate = open_file(home_ + "/scratch.lock", O_RDWR | O_CREAT, 0600).value_or(Fd());
+    if (::flock(gate.get(), LOCK_EX) != 0) return fail_errno(home_);
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(home_ + "/scratch", error)) {
+      if (entry.path().string() == scratch_.path()) continue;
+      return fail(ErrorCode::kRefused, "another hm is using this store; try again when it is done");
+    }
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(Txn txn, Txn::begin(reader_));
+    for (const char* table : {"records", "path_sets", "dropped_path_sets", "layers", "files",
+                              "run_steps", "runs"}) {
+      HM_TRY(reader_.exec(std::string("DELETE FROM ") + table));
+    }
+    HM_TRY(txn.commit());
+    HM_TRY(remove_tree(home_fd_.get(), "blobs"));
+    return make_directories(home_ + "/blobs", 0700);
+  }
+
+ private:
+  void commit_loop(const std::stop_token& stop) {
+    BatchWriter writer(std::move(writer_));
+    std::unique_lock lock(queue_mutex_);
+    while (true) {
+      wake_.wait(lock, [&] {
+        return !queue_.empty() || stop.stop_requested() || (flush_wanted_ && !touched_.empty());
+      });
+      if (queue_.empty() && touched_.empty() && stop.stop_requested()) return;
+      std::deque<Batch> batches = std::exchange(queue_, {});
+      const std::vector<Record> touched = std::exchange(touched_, {});
+      busy_ = true;
+      lock.unlock();
+      Status status;
+      if (!batches.empty() && ::syncfs(home_fd_.get()) != 0) status = fail_errno("syncfs");
+      if (status) status = writer.write(batches, touched);
+      batches.clear();  // releases the locks of steps in flight
+      lock.lock();
+      busy_ = false;
+      if (!status && commit_status_) commit_status_ = std::move(status);
+      wake_.notify_all();
+    }
+  }
+
+  std::string home_;
+  Fd home_fd_;
+  Scratch scratch_;
+  std::optional<BlobStore> blobs_;
+
+  std::mutex read_mutex_;  // guards reader_ and statements_
+  Db reader_;
+  Readers statements_;
+
+  std::mutex queue_mutex_;  // guards the next six
+  std::condition_variable wake_;
+  std::deque<Batch> queue_;
+  std::vector<Record> touched_;
+  bool busy_ = false;
+  bool flush_wanted_ = false;
+  Status commit_status_;
+
+  Db writer_;              // handed to the committer thread when it starts
+  std::jthread committer_;  // last: stops before anything it uses goes away
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Store>> Store::open(const std::string& home) {
+  const auto refused = [&](Error error) {
+    if (error.code == ErrorCode::kRefused) return fail(std::move(error));
+    return fail(ErrorCode::kRefused, "cannot use the store " + home + ": " + error.message +
+                                         " (set HM_HOME to a folder that can be written)");
+  };
+  if (auto status = make_directories(home, 0700); !status) return refused(status.error());
+  auto home_fd = open_file(home, O_RDONLY | O_DIRECTORY);
+  if (!home_fd) return refused(home_fd.error());
+  // The database is looked at first: a store of a newer format must not be touched at all.
+  auto reader = open_database(home);
+  if (!reader) return refused(reader.error());
+  auto scratch = Scratch::open(home);
+  if (!scratch) return refused(scratch.error());
+  auto statements = Readers::prepare(*reader);
+  if (!statements) return refused(statements.error());
+  auto writer = open_database(home);
+  if (!writer) return refused(writer.error());
+  auto store = std::make_unique<SqliteStore>(home, std::move(*home_fd), std::move(*scratch),
+                                             std::move(*reader), std::move(*statements),
+                                             std::move(*writer));
+  if (auto status = store->start(); !status) return refused(status.error());
+  return std::unique_ptr<Store>(std::move(store));
+}
+
+}  // namespace hm::store

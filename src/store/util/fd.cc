@@ -1,0 +1,162 @@
+#include "store/util/fd.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <ctime>
+#include <memory>
+
+namespace hm {
+
+Fd& Fd::operator=(Fd&& other) noexcept {
+  if (this != &other) {
+    reset();
+    fd_ = other.release();
+  }
+  return *this;
+}
+
+int Fd::release() { return std::exchange(fd_, -1); }
+
+void Fd::reset() {
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = -1;
+}
+
+Result<Fd> open_at(int dir_fd, const std::string& path, int flags, mode_t mode) {
+  int fd = -1;
+  do {
+    fd = ::openat(dir_fd, path.c_str(), flags | O_CLOEXEC, mode);
+  } while (fd < 0 && errno == EINTR);
+  if (fd < 0) return fail_errno(path);
+  return Fd(fd);
+}
+
+Result<Fd> open_file(const std::string& path, int flags, mode_t mode) {
+  return open_at(AT_FDCWD, path, flags, mode);
+}
+
+Result<std::string> read_all(int fd) {
+  std::string out;
+  struct stat st {};
+  if (::fstat(fd, &st) == 0 && st.st_size > 0) out.reserve(static_cast<std::size_t>(st.st_size));
+  char buffer[65536];
+  while (true) {
+    const ssize_t n = ::read(fd, buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno("read");
+    if (n == 0) return out;
+    out.append(buffer, static_cast<std::size_t>(n));
+  }
+}
+
+Result<std::string> read_file(const std::string& path) {
+  HM_ASSIGN(const Fd fd, open_file(path, O_RDONLY));
+  auto data = read_all(fd.get());
+  if (!data) return fail(std::move(data).error().in(path));
+  return data;
+}
+
+Status write_all(int fd, std::string_view data) {
+  while (!data.empty()) {
+    const ssize_t n = ::write(fd, data.data(), data.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno("write");
+    data.remove_prefix(static_cast<std::size_t>(n));
+  }
+  return {};
+}
+
+Status write_file_atomically(const std::string& path, std::string_view data, mode_t mode) {
+  const std::string tmp = path + ".tmp" + std::to_string(::getpid());
+  HM_ASSIGN(const Fd fd, open_file(tmp, O_WRONLY | O_CREAT | O_TRUNC, mode));
+  auto status = write_all(fd.get(), data);
+  if (status && ::rename(tmp.c_str(), path.c_str()) != 0) status = fail_errno(path);
+  if (!status) ::unlink(tmp.c_str());
+  return status;
+}
+
+Status make_directories(const std::string& path, mode_t mode) {
+  for (std::size_t at = path.find('/', 1); true; at = path.find('/', at + 1)) {
+    const std::string prefix = path.substr(0, at);
+    if (::mkdir(prefix.c_str(), mode) != 0 && errno != EEXIST) {
+      const int saved = errno;
+      struct stat st {};
+      if (::stat(prefix.c_str(), &st) != 0) return fail(system_error(prefix, saved));
+    }
+    if (at == std::string::npos) break;
+  }
+  struct stat st {};
+  if (::stat(path.c_str(), &st) != 0) return fail_errno(path);
+  if (!S_ISDIR(st.st_mode)) return fail(system_error(path, ENOTDIR));
+  return {};
+}
+
+namespace {
+
+struct DirCloser {
+  void operator()(DIR* dir) const { ::closedir(dir); }
+};
+
+Status remove_children(Fd dir_fd) {
+  struct stat top {};
+  if (::fstat(dir_fd.get(), &top) != 0) return fail_errno("fstat");
+  const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(dir_fd.get()));
+  if (!dir) return fail_errno("opendir");
+  const int fd = dir_fd.release();
+  while (const dirent* entry = ::readdir(dir.get())) {
+    const std::string name = entry->d_name;
+    if (name == "." || name == "..") continue;
+    if (::unlinkat(fd, name.c_str(), 0) == 0 || errno == ENOENT) continue;
+    if (errno != EISDIR && errno != EPERM) return fail_errno(name);
+    HM_TRY(remove_tree(fd, name));
+  }
+  return {};
+}
+
+}  // namespace
+
+Status remove_tree(int dir_fd, const std::string& name) {
+  const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+  auto child = open_at(dir_fd, name, flags);
+  if (!child && child.error().errno_value == EACCES) {
+    (void)::fchmodat(dir_fd, name.c_str(), 0700, 0);
+    child = open_at(dir_fd, name, flags);
+  }
+  if (!child && child.error().errno_value == ENOENT) return {};
+  if (!child && child.error().errno_value == ENOTDIR) {
+    return ::unlinkat(dir_fd, name.c_str(), 0) == 0 ? Status{} : Status(fail_errno(name));
+  }
+  if (!child) return fail(std::move(child).error());
+  HM_TRY(remove_children(std::move(*child)));
+  if (::unlinkat(dir_fd, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
+    return fail_errno(name);
+  }
+  return {};
+}
+
+Result<std::string> read_link_at(int dir_fd, const std::string& path) {
+  std::string out(256, '\0');
+  while (true) {
+    const ssize_t n = ::readlinkat(dir_fd, path.c_str(), out.data(), out.size());
+    if (n < 0) return fail_errno(path);
+    if (static_cast<std::size_t>(n) < out.size()) {
+      out.resize(static_cast<std::size_t>(n));
+      return out;
+    }
+    out.resize(out.size() * 2);
+  }
+}
+
+std::int64_t to_ns(const timespec& time) {
+  return static_cast<std::int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
+}
+
+std::int64_t now_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return to_ns(now);
+}
+
+}  // namespace hm

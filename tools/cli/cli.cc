@@ -1,0 +1,139 @@
+#include "cli/cli.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <iostream>
+
+#include "runner/project.h"
+#include "store/util/fd.h"
+
+namespace hm::cli {
+
+int code(runner::ExitCode exit_code) { return static_cast<int>(exit_code); }
+
+void complain(const std::string& message) { (void)write_all(2, "hm: " + message + "\n"); }
+
+int report(const Error& error) {
+  complain(error.message);
+  switch (error.code) {
+    case ErrorCode::kNotFound:
+      return code(runner::ExitCode::kUsage);
+    case ErrorCode::kInvalid:
+      return code(runner::ExitCode::kInvalidPipeline);
+    case ErrorCode::kCancelled:
+      return code(runner::ExitCode::kCancelled);
+    case ErrorCode::kIo:
+    case ErrorCode::kCorrupt:
+    case ErrorCode::kRefused:
+    case ErrorCode::kChanged:
+      break;
+  }
+  return code(runner::ExitCode::kInfrastructure);
+}
+
+Result<std::optional<cxxopts::ParseResult>> parse(cxxopts::Options& options,
+                                                  const Arguments& arguments) {
+  options.add_options()("h,help", "print this help");
+  std::vector<const char*> argv = {"hm"};
+  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+  try {
+    auto parsed = options.parse(static_cast<int>(argv.size()), argv.data());
+    if (parsed.count("help") > 0) {
+      std::cout << options.help() << std::flush;
+      return std::optional<cxxopts::ParseResult>{};
+    }
+    if (!parsed.unmatched().empty()) {
+      return fail(ErrorCode::kNotFound,
+                  "unexpected argument '" + parsed.unmatched().front() + "' (see --help)");
+    }
+    return std::optional(std::move(parsed));
+  } catch (const cxxopts::exceptions::exception& error) {
+    return fail(ErrorCode::kNotFound, std::string(error.what()) + " (see --help)");
+  }
+}
+
+Result<std::string> store_home() {
+  const auto env = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::string(value != nullptr ? value : "");
+  };
+  std::string home = env("HM_HOME");
+  if (home.empty() && !env("XDG_DATA_HOME").empty()) home = env("XDG_DATA_HOME") + "/hm";
+  if (home.empty() && !env("HOME").empty()) home = env("HOME") + "/.local/share/hm";
+  if (home.empty()) {
+    return fail(ErrorCode::kRefused, "neither HM_HOME nor HOME is set: set HM_HOME");
+  }
+  if (home[0] != '/') {
+    HM_ASSIGN(const std::string here, directory(""));
+    home = here + "/" + home;
+  }
+  return home;
+}
+
+Result<std::string> directory(const std::string& dir) {
+  char* resolved = ::realpath(dir.empty() ? "." : dir.c_str(), nullptr);
+  if (resolved == nullptr) {
+    return fail(ErrorCode::kNotFound, system_error(dir.empty() ? "." : dir).message);
+  }
+  std::string path = resolved;
+  std::free(resolved);  // NOLINT: allocated by realpath with malloc
+  struct stat st {};
+  if (::stat(path.c_str(), &st) != 0 || !S_ISDIR(st.st_mode)) {
+    return fail(ErrorCode::kNotFound, dir + " is not a directory");
+  }
+  return path;
+}
+
+Result<std::string> workspace_of(const std::string& dir) {
+  HM_ASSIGN(const std::string start, directory(dir));
+  HM_ASSIGN(const auto root, runner::find_root(start));
+  return root.value_or(start);
+}
+
+Result<Machine> Machine::open() {
+  HM_ASSIGN(const std::string home, store_home());
+  Machine machine;
+  HM_ASSIGN(machine.id_mode, runner::enter_private_namespaces());
+  HM_ASSIGN(machine.store, store::Store::open(home));
+  return machine;
+}
+
+namespace {
+sigset_t stop_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&set, signal);
+  return set;
+}
+}  // namespace
+
+StopOnSignal::StopOnSignal() {
+  ::signal(SIGPIPE, SIG_IGN);
+  const sigset_t set = stop_signals();
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  watcher_ = std::jthread([this, set](const std::stop_token& over) {
+    const timespec tick{0, 50'000'000};
+    while (!over.stop_requested()) {
+      if (::sigtimedwait(&set, nullptr, &tick) > 0) source_.request_stop();
+    }
+  });
+}
+
+StopOnSignal::~StopOnSignal() = default;
+
+Result<std::map<std::string, std::string>> parse_env(const std::vector<std::string>& pairs) {
+  std::map<std::string, std::string> env;
+  for (const std::string& pair : pairs) {
+    const std::size_t equals = pair.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return fail(ErrorCode::kNotFound, "-e wants NAME=VALUE, not '" + pair + "'");
+    }
+    env[pair.substr(0, equals)] = pair.substr(equals + 1);
+  }
+  return env;
+}
+
+}  // namespace hm::cli

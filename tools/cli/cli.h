@@ -1,0 +1,80 @@
+// What the commands of hm share: options, the workspace, the store, signals, and messages.
+//
+// A command is a row of the table in hm.cc and a function from its arguments to an exit code. It
+// prints one clear line for each mistake: "hm: what is wrong, and what to do".
+#pragma once
+
+#include <cxxopts.hpp>
+#include <memory>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "runner/isolation.h"
+#include "runner/scheduler.h"
+#include "store/store.h"
+
+namespace hm::cli {
+
+using Arguments = std::vector<std::string>;  // without the program's and the command's name
+
+struct Verb {
+  const char* name;
+  const char* summary;
+  int (*run)(const Arguments& arguments);
+};
+
+// The commands; cmd_*.cc.
+int cmd_run(const Arguments& arguments);
+int cmd_exec(const Arguments& arguments);
+int cmd_why(const Arguments& arguments);
+int cmd_trace(const Arguments& arguments);
+int cmd_log(const Arguments& arguments);
+int cmd_export(const Arguments& arguments);
+int cmd_render(const Arguments& arguments);
+int cmd_pipelines(const Arguments& arguments);
+int cmd_cache(const Arguments& arguments);
+
+int code(runner::ExitCode exit_code);
+// Prints "hm: message" on stderr.
+void complain(const std::string& message);
+// Prints the error and returns the exit code of its kind.
+int report(const Error& error);
+
+// Parses and turns cxxopts' exceptions into an error. `--help` prints and yields nullopt.
+Result<std::optional<cxxopts::ParseResult>> parse(cxxopts::Options& options,
+                                                  const Arguments& arguments);
+
+// $HM_HOME, $XDG_DATA_HOME/hm, or ~/.local/share/hm; absolute.
+Result<std::string> store_home();
+// `dir` ("" = here) made absolute and free of symlinks; kInvalid unless it is a directory.
+Result<std::string> directory(const std::string& dir);
+// The project that `dir` is in: the directory with `.hm`, or `dir` itself where there is none.
+Result<std::string> workspace_of(const std::string& dir);
+
+// Private namespaces, then the store: what executing needs. One thread must be running.
+struct Machine {
+  runner::IdMode id_mode = runner::IdMode::kFull;
+  std::unique_ptr<store::Store> store;
+  static Result<Machine> open();
+};
+
+// Requests a stop on SIGINT, SIGTERM and SIGHUP. Must be created before any other thread.
+class StopOnSignal {
+ public:
+  StopOnSignal();
+  ~StopOnSignal();
+  StopOnSignal(const StopOnSignal&) = delete;
+  StopOnSignal& operator=(const StopOnSignal&) = delete;
+  std::stop_token token() const { return source_.get_token(); }
+
+ private:
+  std::stop_source source_;
+  std::jthread watcher_;
+};
+
+// "NAME=VALUE" pairs; kInvalid, naming the flag, for anything else.
+Result<std::map<std::string, std::string>> parse_env(const std::vector<std::string>& pairs);
+
+}  // namespace hm::cli
