@@ -35,6 +35,7 @@ hm::Status serve(const std::string& mount_point, const std::string& dir,
   HM_ASSIGN(const std::string workspace, hm::cli::workspace_of(dir));
   HM_ASSIGN(const std::string image, hm::runner::resolve_image(image_name, workspace));
   HM_ASSIGN(const std::string home, hm::cli::store_home());
+  hm::cli::block_stop_signals();
   HM_ASSIGN(const auto store, hm::store::Store::open(home));
   const hm::cli::StopOnSignal signals;
   HM_ASSIGN(const auto sources,

@@ -54,6 +54,8 @@ class Backend {
  public:
   using Output = std::function<void(Stream, std::string_view)>;
   virtual ~Backend() = default;
+  // Whether this machine can run steps at all: asked before the first one is announced.
+  virtual Status check() = 0;
   // Errors are the machine's (no /dev/fuse, no bubblewrap, …), never the command's.
   virtual Result<Execution> run(const fs::View& view, const Command& command,
                                 const Output& output, const std::stop_token& stop) = 0;

@@ -179,12 +179,12 @@ class HumanEvents final : public EventSink {
     hit_notes_[step.id] = "cached (" + std::to_string(observations) + " inputs unchanged)";
   }
   void step_skipped(const StepInfo& step, const std::string& reason,
-                    const std::string&) override {
+                    const std::string& cause) override {
     {
       const std::lock_guard lock(mutex_);
       skipped_ += 1;
     }
-    line(step, "skipped: " + reason);
+    if (!cause.empty()) line(step, "skipped: " + reason);
   }
   void step_end(const StepInfo& step, int exit_code, std::int64_t duration_ms,
                 const std::string&) override {
@@ -209,6 +209,7 @@ class HumanEvents final : public EventSink {
     line(step, "failed: " + message);
   }
   void build_end(int exit_code, std::int64_t duration_ms) override {
+    if (exit_code == kMachineFailed) return;  // the error's own line says it all
     const std::lock_guard lock(mutex_);
     std::string text = exit_code == 0 ? "passed" : "failed (exit " + std::to_string(exit_code) + ")";
     text += " in " + seconds(duration_ms) + ": " + std::to_string(ran_) + " ran, " +
@@ -223,6 +224,7 @@ class HumanEvents final : public EventSink {
   }
 
  private:
+  static constexpr int kMachineFailed = 4;   // ExitCode::kInfrastructure
   static constexpr std::size_t kTail = 100;  // lines shown of a step that failed
 
   void line(const StepInfo& step, const std::string& text) {

@@ -125,7 +125,7 @@ Status check_cycles(const Pipeline& pipeline, const std::string& origin) {
   const auto order = topological_order(pipeline);
   for (const std::size_t index : order) ordered[index] = true;
   if (order.size() == pipeline.steps.size()) return {};
-  return fail(ErrorCode::kInvalid, origin + ": the steps wait for each other in a circle: " +
+  return fail(ErrorCode::kInvalid, origin + ": the steps form a cycle: " +
                                        describe_cycle(pipeline, ordered));
 }
 

@@ -5,7 +5,6 @@
 #include <exception>
 #include <iterator>
 #include <map>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <unordered_set>
@@ -507,7 +506,9 @@ Status Reader::read_edge(const Value& edge) {
   HM_ASSIGN(const std::string kind, text_of(edge.items[2], "the kind of an edge"));
   if (kind == "builds_in") return add_edge(edge, from, to);
   if (kind != "depends_on") {
-    return refuse(edge.items[2], "an edge is 'builds_in' or 'depends_on', not " + in_quotes(kind));
+    return refuse(edge.items[2], "an edge is 'builds_in' or 'depends_on', not " + in_quotes(kind) +
+                                     " (from step " + in_quotes(pipeline_.steps[from].key) +
+                                     " to step " + in_quotes(pipeline_.steps[to].key) + ")");
   }
   pipeline_.steps[to].after.push_back(from);
   return {};

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <ctime>
+#include <mutex>
 
 #include "fs/capture.h"
 #include "fs/overlay.h"
@@ -33,6 +34,16 @@ class NamespaceBackend final : public Backend {
   NamespaceBackend(store::Store& store, std::string bubblewrap)
       : store_(store), bubblewrap_(std::move(bubblewrap)) {}
 
+  Status check() override {
+    const std::lock_guard lock(check_mutex_);
+    if (!checked_) {
+      const std::string dir = store_.scratch().fresh("check");
+      checked_ = check_in(dir);
+      (void)remove_tree(AT_FDCWD, dir);
+    }
+    return *checked_;
+  }
+
   Result<Execution> run(const fs::View& view, const Command& command, const Output& output,
                         const std::stop_token& stop) override {
     const std::string dir = store_.scratch().fresh("step");
@@ -45,6 +56,19 @@ class NamespaceBackend final : public Backend {
   }
 
  private:
+  // Mounts an empty view and an overlay over it, and starts the sandbox on the host's own root.
+  Status check_in(const std::string& dir) {
+    for (const std::string& path : {dir, dir + "/lower"}) {
+      if (::mkdir(path.c_str(), 0700) != 0) return fail_errno(path);
+    }
+    const fs::View view({}, {}, now_ns());
+    HM_ASSIGN(const auto session,
+              fs::Session::start(view, store_, dir + "/lower", fs::Session::Watcher()));
+    HM_ASSIGN(const fs::View::Node root, view.root());
+    HM_ASSIGN(const fs::Overlay overlay, fs::Overlay::mount(dir + "/lower", dir, root.entry));
+    return check_bubblewrap(bubblewrap_);
+  }
+
   Result<Execution> run_in(const std::string& dir, const fs::View& view, const Command& command,
                            const Output& output, const std::stop_token& stop) {
     Execution execution;
@@ -123,6 +147,8 @@ class NamespaceBackend final : public Backend {
 
   store::Store& store_;
   const std::string bubblewrap_;
+  std::mutex check_mutex_;  // guards checked_
+  std::optional<Status> checked_;
 };
 
 }  // namespace

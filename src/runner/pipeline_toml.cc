@@ -399,7 +399,7 @@ Status Reader::read_image(const toml::node& node, Step& out) {
   return {};
 }
 
-// ---- cache = … ----------------------------------------------------------------------------------
+// ---- The cache of a step -------------------------------------------------------------------------
 
 Status Reader::read_cache(const toml::node& node, Step& out) {
   const toml::array* policies = node.as_array();

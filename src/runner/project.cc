@@ -78,6 +78,10 @@ std::string list_names(const std::vector<PipelineFile>& files) {
 
 std::string describe_choice(const std::string& root, const std::vector<PipelineFile>& files) {
   const std::string directory = printable((fs::path(root) / kDirectory).string());
+  if (files.empty() && has_python_pipelines(root)) {
+    return directory + "/*.py is Harmont's own: save what its hm render prints as " + directory +
+           "/NAME.json";
+  }
   if (files.empty()) {
     return "there are no pipelines in " + directory + "; write one to " + directory + "/ci.toml";
   }

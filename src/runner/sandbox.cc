@@ -54,6 +54,10 @@ std::vector<std::string> bubblewrap_arguments(const std::string& root, const Com
        "--die-with-parent", "--hostname", kHostname, "--json-status-fd",
        std::to_string(status_fd)});
   if (command.network == Network::kNone) add({"--unshare-net"});
+  if (root.empty()) {  // a probe of the machine, not a step
+    add({"--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"});
+    return args;
+  }
   add({"--bind", root, "/", "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/sys", "/sys",
        "--tmpfs", "/run"});
   for (const char* path : kHostFiles) add({"--ro-bind-try", path, path});
@@ -262,6 +266,17 @@ Result<std::string> find_bubblewrap() {
               "bubblewrap (bwrap) is not in PATH: install it (apt-get install bubblewrap)");
 }
 
+Status check_bubblewrap(const std::string& bubblewrap) {
+  Command probe;
+  probe.argv = {"true"};
+  probe.env = {{"PATH", "/usr/bin:/bin"}};
+  HM_ASSIGN(const SandboxExit exit,
+            run_sandboxed(bubblewrap, "", probe, [](Stream, std::string_view) {}, {}));
+  if (exit.exit_code == 0) return {};
+  return fail(ErrorCode::kRefused, "bubblewrap cannot run `true` on this machine (exit " +
+                                       std::to_string(exit.exit_code) + ")");
+}
+
 std::string sandbox_description() {
   std::string out = "bwrap 1; user 0:0; umask 022; stdin /dev/null; /proc /dev /sys(ro) /run(tmpfs)"
                     "; hostname ";
@@ -319,6 +334,10 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
   const bool command_ran = status_number(supervisor.status(), "exit-code") >= 0;
   if (!command_ran && !result.timed_out && !result.cancelled) {
     const std::string line = sandbox_says.substr(0, sandbox_says.find('\n'));
+    if (line.starts_with("bwrap: execvp ")) {  // as a shell would say: not found, not executable
+      result.exit_code = line.ends_with(std::strerror(ENOENT)) ? 127 : 126;
+      return result;
+    }
     return fail(ErrorCode::kRefused, "the sandbox did not start: " + line);
   }
   if (result.timed_out) result.exit_code = 124;

@@ -23,7 +23,10 @@ struct SandboxExit {
 // The path of bubblewrap, from PATH. kRefused with what to install when there is none.
 Result<std::string> find_bubblewrap();
 
-// `root` is a mounted, writable root directory.
+// Whether bubblewrap can set up its namespaces here: runs `true` on the host's root, read-only.
+Status check_bubblewrap(const std::string& bubblewrap);
+
+// `root` is a mounted, writable root directory; "" probes the machine (check_bubblewrap).
 Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::string& root,
                                   const Command& command, const Backend::Output& output,
                                   const std::stop_token& stop);

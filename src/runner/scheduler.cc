@@ -371,6 +371,7 @@ Result<RunOutcome> RunImpl::execute(const std::stop_token& stop) {
   RunOutcome outcome;
   {
     const std::lock_guard lock(mutex_);
+    skip_hopeless();
     for (Node& node : nodes_) {  // what a stop or an error left over
       if (node.phase != Phase::kWaiting) continue;
       node.phase = Phase::kSkipped;

@@ -112,6 +112,7 @@ Result<StepResult> StepRunner::adopt_hit(const StepJob& job, StaticKey key, Hit 
 Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, Miss miss,
                                        const fs::View& view, Sources& sources, Fd flight,
                                        const std::stop_token& stop) {
+  HM_TRY(backend_.check());
   events_.step_cache_miss(job.info, miss.reason, miss.path, miss.change);
   events_.step_start(job.info);
   HM_ASSIGN(StepLog log, StepLog::create(store_.scratch()));

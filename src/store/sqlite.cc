@@ -9,13 +9,15 @@ namespace {
 // How long a writer waits for another process before the store counts as busy.
 constexpr int kBusyTimeoutMs = 60'000;
 
-Error sqlite_error(sqlite3* db, std::string_view what) {
+Error sqlite_error(sqlite3* db) {
   const int code = db != nullptr ? sqlite3_extended_errcode(db) : SQLITE_NOMEM;
   const int base = code & 0xff;
   const bool corrupt = base == SQLITE_CORRUPT || base == SQLITE_NOTADB;
+  const char* name = db != nullptr ? sqlite3_db_filename(db, "main") : nullptr;
   return Error{corrupt ? ErrorCode::kCorrupt : ErrorCode::kIo,
                db != nullptr ? sqlite3_system_errno(db) : 0,
-               std::string(what) + ": " + (db != nullptr ? sqlite3_errmsg(db) : "out of memory")};
+               (name != nullptr ? std::string(name) : std::string("store database")) + ": " +
+                   (db != nullptr ? sqlite3_errmsg(db) : "out of memory")};
 }
 
 }  // namespace
@@ -50,7 +52,7 @@ Result<bool> Stmt::step() {
     case SQLITE_DONE:
       return false;
     default: {
-      auto error = sqlite_error(sqlite3_db_handle(stmt_.get()), "store database");
+      auto error = sqlite_error(sqlite3_db_handle(stmt_.get()));
       sqlite3_reset(stmt_.get());
       return fail(std::move(error));
     }
@@ -86,7 +88,7 @@ Result<Db> Db::open(const std::string& path) {
   const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
   const int code = sqlite3_open_v2(path.c_str(), &raw, flags, nullptr);
   Db db(raw);
-  if (code != SQLITE_OK) return fail(sqlite_error(raw, path));
+  if (code != SQLITE_OK) return fail(sqlite_error(raw));
   sqlite3_busy_timeout(raw, kBusyTimeoutMs);
   HM_TRY(db.exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA trusted_schema=OFF"));
   return db;
@@ -94,7 +96,7 @@ Result<Db> Db::open(const std::string& path) {
 
 Status Db::exec(const std::string& sql) {
   if (sqlite3_exec(db_.get(), sql.c_str(), nullptr, nullptr, nullptr) != SQLITE_OK) {
-    return fail(sqlite_error(db_.get(), "store database"));
+    return fail(sqlite_error(db_.get()));
   }
   return {};
 }
@@ -103,7 +105,7 @@ Result<Stmt> Db::prepare(std::string_view sql) {
   sqlite3_stmt* raw = nullptr;
   if (sqlite3_prepare_v3(db_.get(), sql.data(), static_cast<int>(sql.size()),
                          SQLITE_PREPARE_PERSISTENT, &raw, nullptr) != SQLITE_OK) {
-    return fail(sqlite_error(db_.get(), "store database"));
+    return fail(sqlite_error(db_.get()));
   }
   return Stmt(raw);
 }

@@ -451,15 +451,21 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& home) {
   if (auto status = make_directories(home, 0700); !status) return refused(status.error());
   auto home_fd = open_file(home, O_RDONLY | O_DIRECTORY);
   if (!home_fd) return refused(home_fd.error());
+  // Two processes that switch a new database to WAL at once get "locked" whatever the busy timeout:
+  // they take turns here.
+  auto gate = open_file(home + "/scratch.lock", O_RDWR | O_CREAT, 0600);
+  if (!gate) return refused(gate.error());
+  if (::flock(gate->get(), LOCK_EX) != 0) return refused(system_error(home));
   // The database is looked at first: a store of a newer format must not be touched at all.
   auto reader = open_database(home);
   if (!reader) return refused(reader.error());
-  auto scratch = Scratch::open(home);
-  if (!scratch) return refused(scratch.error());
-  auto statements = Readers::prepare(*reader);
-  if (!statements) return refused(statements.error());
   auto writer = open_database(home);
   if (!writer) return refused(writer.error());
+  gate->reset();
+  auto statements = Readers::prepare(*reader);
+  if (!statements) return refused(statements.error());
+  auto scratch = Scratch::open(home);
+  if (!scratch) return refused(scratch.error());
   auto store = std::make_unique<SqliteStore>(home, std::move(*home_fd), std::move(*scratch),
                                              std::move(*reader), std::move(*statements),
                                              std::move(*writer));

@@ -333,7 +333,7 @@ test_workspace_that_is_missing_is_refused() {
 
 test_document_that_is_a_directory_is_refused() {
   mkdir "$W/.hm/ci.toml"
-  refused 7 'ci\.toml' "$HM" run ci -d "$W"
+  refused 2 'ci\.toml' "$HM" run ci -d "$W"
 }
 
 # --- a bad store -------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ run  = "make; cat final"
 [[step]]
 key  = "again"
 from = "check"
-run  = "make; cat final"
+run  = "make; cat ./final"
 TOML
   first_run_then_hits build check again
   assert_log_has build 'BUILT middle'

@@ -216,7 +216,7 @@ run  = "cat count"
 [[step]]
 key  = "grandchild"
 from = "child"
-run  = "cat count"
+run  = "cat ./count"
 TOML
   first_run_then_hits parent child grandchild
   write src.txt c d

@@ -88,11 +88,11 @@ TEST(CheckGraph, NamesCycles) {
   EXPECT_EQ(error_of(make({make_step("a", std::nullopt, {0})})), "p: step 'a' waits for itself");
   EXPECT_EQ(error_of(make({make_step("a", 0)})), "p: step 'a' waits for itself");
   EXPECT_EQ(error_of(make({make_step("a", 1), make_step("b", std::nullopt, {0})})),
-            "p: the steps wait for each other in a circle: a -> b -> a");
+            "p: the steps form a cycle: a -> b -> a");
   // x is before the cycle and z behind it; the arrows run from what comes first.
   EXPECT_EQ(error_of(make({make_step("z", 1), make_step("c", 3), make_step("x"),
                            make_step("b", 2, {4}), make_step("a", std::nullopt, {1})})),
-            "p: the steps wait for each other in a circle: c -> a -> b -> c");
+            "p: the steps form a cycle: c -> a -> b -> c");
 }
 
 TEST(CheckGraph, RefusesIndexesOfNoStep) {
@@ -114,7 +114,7 @@ TEST(CheckGraph, LongChainsAreFine) {
   }
   EXPECT_EQ(error_of(chain), "");
   chain.steps[0].after = {99999};
-  EXPECT_NE(error_of(chain).find("in a circle: 0 -> 1 -> 2"), std::string::npos);
+  EXPECT_NE(error_of(chain).find("form a cycle: 0 -> 1 -> 2"), std::string::npos);
 }
 
 TEST(TopologicalOrder, KeepsDocumentOrderWhereItMay) {

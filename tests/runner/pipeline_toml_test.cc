@@ -140,7 +140,7 @@ constexpr Broken kBroken[] = {
     {"cache-word.toml", ":4:9: step 'a': there is no cache 'always'; write \"auto\""},
     {"cwd-absolute.toml", ":4:7: step 'a': cwd '/etc' is absolute; write a path below /workspace"},
     {"cwd-climbs.toml", ":4:7: step 'a': cwd may not contain \"..\""},
-    {"cycle.toml", ": the steps wait for each other in a circle: a -> b -> a"},
+    {"cycle.toml", ": the steps form a cycle: a -> b -> a"},
     {"duplicate-key.toml", ":6:7: step 'a': the step on line 2 has this key too; rename"},
     {"empty.toml", ":1:1: the pipeline has no steps; add [[step]]"},
     {"env-bad-name.toml", ":1:1: step 'a': env: 'A=B' cannot be the name of a variable"},

@@ -93,14 +93,6 @@ Result<std::string> workspace_of(const std::string& dir) {
   return root.value_or(start);
 }
 
-Result<Machine> Machine::open() {
-  HM_ASSIGN(const std::string home, store_home());
-  Machine machine;
-  HM_ASSIGN(machine.id_mode, runner::enter_private_namespaces());
-  HM_ASSIGN(machine.store, store::Store::open(home));
-  return machine;
-}
-
 namespace {
 sigset_t stop_signals() {
   sigset_t set;
@@ -110,10 +102,24 @@ sigset_t stop_signals() {
 }
 }  // namespace
 
+void block_stop_signals() {
+  const sigset_t set = stop_signals();
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+Result<Machine> Machine::open() {
+  HM_ASSIGN(const std::string home, store_home());
+  Machine machine;
+  HM_ASSIGN(machine.id_mode, runner::enter_private_namespaces());
+  // The store starts a thread, which inherits this mask: only StopOnSignal takes these signals.
+  block_stop_signals();
+  HM_ASSIGN(machine.store, store::Store::open(home));
+  return machine;
+}
+
 StopOnSignal::StopOnSignal() {
   ::signal(SIGPIPE, SIG_IGN);
   const sigset_t set = stop_signals();
-  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
   watcher_ = std::jthread([this, set](const std::stop_token& over) {
     const timespec tick{0, 50'000'000};
     while (!over.stop_requested()) {

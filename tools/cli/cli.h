@@ -60,7 +60,10 @@ struct Machine {
   static Result<Machine> open();
 };
 
-// Requests a stop on SIGINT, SIGTERM and SIGHUP. Must be created before any other thread.
+// Blocks SIGINT, SIGTERM and SIGHUP for this thread and those it starts: before the first one.
+void block_stop_signals();
+
+// Requests a stop on those signals, once they are blocked (Machine::open has done it).
 class StopOnSignal {
  public:
   StopOnSignal();

@@ -146,9 +146,8 @@ int cmd_log(const Arguments& arguments) {
     return code(ExitCode::kUsage);
   }
   return finish(runner::replay_log(last->store->blobs(), (*step)->log,
-                                   [](runner::Stream stream, std::string_view bytes) {
-                                     (void)write_all(stream == runner::Stream::kStdout ? 1 : 2,
-                                                     bytes);
+                                   [](runner::Stream, std::string_view bytes) {
+                                     (void)write_all(1, bytes);
                                    }));
 }
 
@@ -159,10 +158,11 @@ int cmd_export(const Arguments& arguments) {
   if (!parsed.args) return parsed.exit_code;
   const auto text = [&](const char* name) { return (*parsed.args)[name].as<std::string>(); };
   std::string path = text("path");
+  if (!path.starts_with("/")) path = "/workspace/" + path;
   path.erase(0, path.find_first_not_of('/'));
   while (path.ends_with("/")) path.pop_back();
   if (!fs::is_valid_path(path)) {
-    complain("PATH is an absolute path without . and .., not '" + text("path") + "'");
+    complain("PATH is absolute or below /workspace, without . and .., not '" + text("path") + "'");
     return code(ExitCode::kUsage);
   }
   const auto last = LastRun::open(text("dir"));

@@ -35,7 +35,7 @@ int cmd_pipelines(const Arguments& arguments) {
   cxxopts::Options options("hm pipelines", "List the pipelines of this project");
   auto add = options.add_options();
   add("d,dir", "project directory", cxxopts::value<std::string>()->default_value(""));
-  add("format", "human or json", cxxopts::value<std::string>()->default_value("human"));
+  add("format", "human or json", cxxopts::value<std::string>()->default_value("json"));
   const auto parsed = parse(options, arguments);
   if (!parsed) return report(parsed.error());
   if (!*parsed) return 0;
