@@ -1,6 +1,5 @@
 // hmfs: mounts a workspace's view by hand, read-only and in the foreground, and prints what is
 // looked at, one observation per line (kind, path, value).
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -43,10 +42,8 @@ hm::Status serve(const std::string& mount_point, const std::string& dir,
   HM_ASSIGN(const hm::fs::ViewBase base, sources->base(image));
   const hm::fs::View view(base, {}, hm::now_ns());
   HM_ASSIGN(const auto session, hm::fs::Session::start(view, *store, mount_point, print));
-  const std::stop_callback on_stop(signals.token(), [&] {
-    ::umount2(mount_point.c_str(), MNT_DETACH);
-  });
-  session->wait();
+  session->wait(signals.token());
+  session->stop();
   return {};
 }
 

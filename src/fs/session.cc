@@ -12,6 +12,7 @@
 
 #include <array>
 #include <atomic>
+#include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <list>
@@ -134,7 +135,7 @@ class FuseSession final : public Session {
 
   Status mount(const std::string& mount_point);
   void stop() override;
-  void wait() override;
+  void wait(const std::stop_token& stop) override;
   Result<std::optional<View::Node>> observe(const std::string& path,
                                             ObservationKind kind) override;
   Trace trace() override;
@@ -176,7 +177,9 @@ class FuseSession final : public Session {
   std::string mount_point_;
   std::unique_ptr<fuse_session, DestroySession> session_;
   std::vector<std::thread> threads_;
-  std::atomic<unsigned> running_{0};
+  std::atomic<unsigned> running_{0};  // server threads
+  std::mutex ended_mutex_;
+  std::condition_variable_any ended_;  // one of them has ended
 };
 
 // --- from the kernel's requests to the view -------------------------------------------------
@@ -561,7 +564,9 @@ void FuseSession::serve() {
   }
   fuse_session_exit(session_.get());
   std::free(buffer.mem);  // NOLINT: allocated by libfuse with malloc
+  const std::lock_guard lock(ended_mutex_);
   running_ -= 1;
+  ended_.notify_all();
 }
 
 Status FuseSession::mount(const std::string& mount_point) {
@@ -574,8 +579,10 @@ Status FuseSession::mount(const std::string& mount_point) {
                 std::string("/dev/fuse: ") + std::strerror(errno) +
                     " (load the fuse module, and let this user read and write the device)");
   }
-  std::array<char*, 1> argv = {const_cast<char*>("hm")};
-  fuse_args args = FUSE_ARGS_INIT(1, argv.data());
+  // The options matter only to fusermount3, below.
+  std::array<std::string, 3> words = {"hm", "-o", "ro,default_permissions,fsname=hmfs,subtype=hmfs"};
+  std::array<char*, 3> argv = {words[0].data(), words[1].data(), words[2].data()};
+  fuse_args args = FUSE_ARGS_INIT(3, argv.data());
   const fuse_lowlevel_ops operations = make_operations();
   session_.reset(fuse_session_new(&args, &operations, sizeof operations, this));
   fuse_opt_free_args(&args);
@@ -584,15 +591,17 @@ Status FuseSession::mount(const std::string& mount_point) {
   const std::string options = "fd=" + std::to_string(device.get()) +
                               ",rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other";
   if (::mount("hmfs", mount_point.c_str(), "fuse.hmfs", MS_RDONLY | MS_NODEV | MS_NOSUID,
-              options.c_str()) != 0) {
+              options.c_str()) == 0) {
+    mount_point_ = mount_point;
+    // libfuse takes a descriptor that is mounted already, and owns it from here.
+    const std::string fd_path = "/dev/fd/" + std::to_string(device.release());
+    if (fuse_session_mount(session_.get(), fd_path.c_str()) != 0) {
+      return fail(ErrorCode::kIo, "cannot start a FUSE session");
+    }
+  } else if (errno != EPERM || fuse_session_mount(session_.get(), mount_point.c_str()) != 0) {
+    // EPERM: a user without a namespace of its own, for whom libfuse asks fusermount3.
     return fail(ErrorCode::kRefused,
-                "cannot mount hmfs on " + mount_point + ": " + std::strerror(errno));
-  }
-  mount_point_ = mount_point;
-  // libfuse takes a descriptor that is mounted already, and owns it from here.
-  const std::string fd_path = "/dev/fd/" + std::to_string(device.release());
-  if (fuse_session_mount(session_.get(), fd_path.c_str()) != 0) {
-    return fail(ErrorCode::kIo, "cannot start a FUSE session");
+                "cannot mount the FUSE filesystem on " + mount_point + ": " + std::strerror(errno));
   }
   struct sigaction action {};
   action.sa_handler = ignore_signal;  // SIGUSR1 only interrupts a blocked read, see stop
@@ -606,6 +615,7 @@ void FuseSession::stop() {
   if (!session_) return;
   if (!mount_point_.empty()) ::umount2(mount_point_.c_str(), MNT_DETACH);
   fuse_session_exit(session_.get());
+  fuse_session_unmount(session_.get());  // what fusermount3 mounted
   // A thread may be just about to block in read, so the interruption is repeated.
   while (running_ > 0) {
     for (std::thread& thread : threads_) ::pthread_kill(thread.native_handle(), SIGUSR1);
@@ -616,9 +626,9 @@ void FuseSession::stop() {
   session_.reset();  // closes the device: what is still mounted anywhere answers ENOTCONN
 }
 
-void FuseSession::wait() {
-  for (std::thread& thread : threads_) thread.join();
-  threads_.clear();
+void FuseSession::wait(const std::stop_token& stop) {
+  std::unique_lock lock(ended_mutex_);
+  ended_.wait(lock, stop, [this] { return running_ == 0; });
 }
 
 }  // namespace

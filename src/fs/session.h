@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 
 #include "fs/trace.h"
@@ -46,8 +47,8 @@ class Session {
 
   // Unmounts and ends the server threads; later calls do nothing.
   virtual void stop() = 0;
-  // Blocks until somebody unmounts the filesystem.
-  virtual void wait() = 0;
+  // Blocks until somebody unmounts the filesystem, or until `stop` is requested.
+  virtual void wait(const std::stop_token& stop) = 0;
 
   // Records an observation that was not caused by the kernel (`on_change` paths, the empty /tmp).
   // Absent paths are recorded absent. Returns the node if it is there.

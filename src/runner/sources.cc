@@ -8,10 +8,9 @@ namespace hm::runner {
 
 Result<std::string> resolve_image(const std::string& name, const std::string& workspace) {
   if (name == kHostImage) return name;
-  const bool is_path = name.find('/') != std::string::npos || name.starts_with(".");
   const std::string path = name.starts_with("/") ? name : workspace + "/" + name;
   struct stat st {};
-  if (is_path && ::stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) return path;
+  if (::stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) return path;
   if (name.starts_with("/") || name.starts_with(".")) {
     return fail(ErrorCode::kNotFound, "image '" + name + "' is not a directory");
   }

@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <filesystem>
@@ -201,6 +202,15 @@ class BatchWriter {
 
   Db db_;
 };
+
+// The report of a run whose steps were all hits names nothing that is not durable already.
+bool has_new_blobs(const Batch& batch) {
+  const bool executed = batch.report && std::any_of(batch.report->steps.begin(),
+                                                    batch.report->steps.end(), [](const auto& step) {
+                                                      return step.outcome != "hit";
+                                                    });
+  return executed || !batch.layers.empty() || !batch.records.empty() || !batch.files.empty();
+}
 
 class SqliteStore final : public Store {
  public:
@@ -409,7 +419,8 @@ class SqliteStore final : public Store {
       busy_ = true;
       lock.unlock();
       Status status;
-      if (!batches.empty() && ::syncfs(home_fd_.get()) != 0) status = fail_errno("syncfs");
+      const bool names_new_blobs = std::any_of(batches.begin(), batches.end(), has_new_blobs);
+      if (names_new_blobs && ::syncfs(home_fd_.get()) != 0) status = fail_errno("syncfs");
       if (status) status = writer.write(batches, touched);
       batches.clear();  // releases the locks of steps in flight
       lock.lock();

@@ -1,9 +1,13 @@
 #include "cli/cli.h"
 
+#include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdlib>
 #include <iostream>
 
@@ -120,15 +124,23 @@ Result<Machine> Machine::open() {
 StopOnSignal::StopOnSignal() {
   ::signal(SIGPIPE, SIG_IGN);
   const sigset_t set = stop_signals();
-  watcher_ = std::jthread([this, set](const std::stop_token& over) {
-    const timespec tick{0, 50'000'000};
-    while (!over.stop_requested()) {
-      if (::sigtimedwait(&set, nullptr, &tick) > 0) source_.request_stop();
+  signals_ = Fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  over_ = Fd(::eventfd(0, EFD_CLOEXEC));
+  watcher_ = std::thread([this] {
+    std::array<pollfd, 2> fds = {{{signals_.get(), POLLIN, 0}, {over_.get(), POLLIN, 0}}};
+    while (fds[1].revents == 0) {
+      if (::poll(fds.data(), fds.size(), -1) < 0 && errno != EINTR) return;
+      signalfd_siginfo info{};
+      if (::read(signals_.get(), &info, sizeof info) == sizeof info) source_.request_stop();
     }
   });
 }
 
-StopOnSignal::~StopOnSignal() = default;
+StopOnSignal::~StopOnSignal() {
+  const std::uint64_t one = 1;
+  (void)!::write(over_.get(), &one, sizeof one);
+  watcher_.join();
+}
 
 Result<std::map<std::string, std::string>> parse_env(const std::vector<std::string>& pairs) {
   std::map<std::string, std::string> env;

@@ -14,6 +14,7 @@
 #include "runner/isolation.h"
 #include "runner/scheduler.h"
 #include "store/store.h"
+#include "store/util/fd.h"
 
 namespace hm::cli {
 
@@ -74,7 +75,8 @@ class StopOnSignal {
 
  private:
   std::stop_source source_;
-  std::jthread watcher_;
+  Fd signals_, over_;
+  std::thread watcher_;
 };
 
 // "NAME=VALUE" pairs; kInvalid, naming the flag, for anything else.
