@@ -55,7 +55,7 @@ KEYS=(reads child lists one)
 prepared() {
   needs_command git python3
   local free
-  free=$(df -i --output=iavail "$NOSCAN_DIR" | tail -n 1)
+  free=$(df --output=iavail "$NOSCAN_DIR" | tail -n 1)
   local base=$NOSCAN_DIR/$1
   W=$base/ws
   export HM_HOME=$base/home

@@ -111,8 +111,24 @@ void block_stop_signals() {
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
+namespace {
+// Root of a user namespace may write whatever its user owns, read-only or not: ask as the user.
+Status check_writable(const std::string& home) {
+  const auto refused = [&](const Error& error) {
+    return fail(ErrorCode::kRefused, "cannot use the store " + home + ": " + error.message +
+                                         " (set HM_HOME to a folder that can be written)");
+  };
+  if (const auto made = make_directories(home, 0700); !made) return refused(made.error());
+  for (const std::string& path : {home, home + "/hm.db", home + "/blobs"}) {
+    if (::access(path.c_str(), W_OK) != 0 && errno != ENOENT) return refused(system_error(path));
+  }
+  return {};
+}
+}  // namespace
+
 Result<Machine> Machine::open() {
   HM_ASSIGN(const std::string home, store_home());
+  HM_TRY(check_writable(home));
   Machine machine;
   HM_ASSIGN(machine.id_mode, runner::enter_private_namespaces());
   // The store starts a thread, which inherits this mask: only StopOnSignal takes these signals.

@@ -1,0 +1,157 @@
+#include "store/util/fd.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include "test_support.h"
+
+namespace hm {
+namespace {
+
+using namespace test;  // NOLINT: a test file
+
+bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
+
+TEST(Fd, ClosesOnceAndMoves) {
+  TempDir temp;
+  write_file(temp / "f", "x");
+  Fd first = must(open_file(temp / "f", O_RDONLY));
+  const int number = first.get();
+  EXPECT_NE(::fcntl(number, F_GETFD) & FD_CLOEXEC, 0);
+  Fd second(std::move(first));
+  EXPECT_TRUE(is_open(number));
+  EXPECT_FALSE(first);  // NOLINT: the moved-from state is the point
+  second = must(open_file(temp / "f", O_RDONLY));
+  EXPECT_FALSE(is_open(number)) << "assignment closes what was held";
+  const int held = second.get();
+  second.reset();
+  EXPECT_FALSE(is_open(held));
+  second.reset();
+}
+
+TEST(Fd, OpenSaysWhatIsMissing) {
+  TempDir temp;
+  const auto fd = open_file(temp / "none", O_RDONLY);
+  ASSERT_FALSE(fd);
+  EXPECT_EQ(fd.error().errno_value, ENOENT);
+  EXPECT_EQ(fd.error().to_errno(), ENOENT);
+  EXPECT_NE(fd.error().message.find(temp / "none"), std::string::npos);
+}
+
+TEST(ReadFile, GivesEveryByte) {
+  TempDir temp;
+  std::string text(200'000, 'x');
+  text[70'000] = '\0';
+  write_file(temp / "f", text);
+  EXPECT_EQ(slurp(temp / "f"), text);
+  EXPECT_GT(must(read_file("/proc/self/status")).size(), 0U) << "a file whose st_size is 0";
+  EXPECT_FALSE(read_file(temp.path()));
+}
+
+TEST(WriteFileAtomically, ReplacesWholeAndLeavesNothingElse) {
+  TempDir temp;
+  write_file(temp / "f", "the old text, which is longer");
+  must(write_file_atomically(temp / "f", "new", 0600));
+  EXPECT_EQ(slurp(temp / "f"), "new");
+  std::size_t names = 0;
+  for ([[maybe_unused]] const auto& item : std::filesystem::directory_iterator(temp.path())) ++names;
+  EXPECT_EQ(names, 1U);
+}
+
+TEST(WriteFileAtomically, KeepsReadersOfTheOldFile) {
+  TempDir temp;
+  write_file(temp / "f", "old");
+  const Fd reader = must(open_file(temp / "f", O_RDONLY));
+  must(write_file_atomically(temp / "f", "new", 0600));
+  EXPECT_EQ(must(read_all(reader.get())), "old");
+}
+
+TEST(WriteFileAtomically, FailsWithoutLeavingATemporaryFile) {
+  TempDir temp;
+  std::filesystem::create_directories(temp / "f/child");  // a rename onto it cannot work
+  EXPECT_FALSE(write_file_atomically(temp / "f", "new", 0600));
+  std::size_t names = 0;
+  for ([[maybe_unused]] const auto& item : std::filesystem::directory_iterator(temp.path())) ++names;
+  EXPECT_EQ(names, 1U);
+  EXPECT_FALSE(write_file_atomically(temp / "none/f", "new", 0600));
+}
+
+TEST(MakeDirectories, IsIdempotentAndRefusesAFile) {
+  TempDir temp;
+  must(make_directories(temp / "a/b/c", 0700));
+  must(make_directories(temp / "a/b/c", 0700));
+  EXPECT_TRUE(S_ISDIR(lstat_of(temp / "a/b/c").st_mode));
+  write_file(temp / "f", "");
+  EXPECT_FALSE(make_directories(temp / "f", 0700));
+  EXPECT_FALSE(make_directories(temp / "f/x", 0700));
+}
+
+TEST(RemoveTree, RemovesEverythingAndAbsentIsSuccess) {
+  TempDir temp;
+  write_file(temp / "t/a/b/c", "x");
+  write_file(temp / "t/d", "x", 0000);
+  must_be_zero(::mkfifo((temp / "t/fifo").c_str(), 0600), "mkfifo");
+  must(remove_tree(AT_FDCWD, temp / "t"));
+  EXPECT_FALSE(exists(temp / "t"));
+  must(remove_tree(AT_FDCWD, temp / "t"));
+  write_file(temp / "file", "x");
+  must(remove_tree(AT_FDCWD, temp / "file"));
+  EXPECT_FALSE(exists(temp / "file"));
+}
+
+TEST(RemoveTree, NeverFollowsASymlinkOut) {
+  TempDir temp;
+  write_file(temp / "outside/precious", "x");
+  std::filesystem::create_directories(temp / "t/sub");
+  std::filesystem::create_symlink(temp / "outside", temp / "t/link");
+  std::filesystem::create_symlink(temp / "outside", temp / "t/sub/link");
+  std::filesystem::create_symlink("../outside", temp / "t/relative");
+  must(remove_tree(AT_FDCWD, temp / "t"));
+  EXPECT_FALSE(exists(temp / "t"));
+  EXPECT_EQ(slurp(temp / "outside/precious"), "x");
+  // The tree itself may be a symlink: it goes, its target stays.
+  std::filesystem::create_symlink(temp / "outside", temp / "top");
+  must(remove_tree(AT_FDCWD, temp / "top"));
+  EXPECT_FALSE(exists(temp / "top"));
+  EXPECT_EQ(slurp(temp / "outside/precious"), "x");
+}
+
+// Runs `body` as an ordinary user (if we are root) and gives its exit code.
+template <class Body>
+int as_ordinary_user(Body body) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::geteuid() == 0 && (::setgid(65534) != 0 || ::setuid(65534) != 0)) ::_exit(99);
+    ::_exit(body());
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 98;
+}
+
+TEST(RemoveTree, OpensModeZeroDirectoriesOfItsOwner) {
+  TempDir temp;
+  must_be_zero(::chmod(temp.path().c_str(), 0777), "chmod");
+  const std::string top = temp / "t";
+  const int code = as_ordinary_user([&] {
+    if (::mkdir(top.c_str(), 0700) != 0 || ::mkdir((top + "/closed").c_str(), 0700) != 0) return 1;
+    const int fd = ::open((top + "/closed/file").c_str(), O_CREAT | O_WRONLY, 0600);
+    if (fd < 0 || ::chmod((top + "/closed").c_str(), 0000) != 0) return 2;
+    return remove_tree(AT_FDCWD, top) ? 0 : 3;
+  });
+  EXPECT_EQ(code, 0);
+  EXPECT_FALSE(exists(top));
+}
+
+TEST(ReadLinkAt, GivesLinksOfAnyLength) {
+  TempDir temp;
+  const std::string target(2000, 't');
+  must_be_zero(::symlink(target.c_str(), (temp / "l").c_str()), "symlink");
+  EXPECT_EQ(must(read_link_at(AT_FDCWD, temp / "l")), target);
+  const Fd link = must(open_file(temp / "l", O_PATH | O_NOFOLLOW));
+  EXPECT_EQ(must(read_link_at(link.get(), "")), target);
+  EXPECT_FALSE(read_link_at(AT_FDCWD, temp / "none"));
+}
+
+}  // namespace
+}  // namespace hm
