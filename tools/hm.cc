@@ -40,8 +40,8 @@ constexpr std::array<hm::cli::Verb, 11> kVerbs = {{
 void print_help(std::ostream& out) {
   out << "usage: hm COMMAND [OPTION]...\n\n";
   for (const auto& verb : kVerbs) {
-    out << "  " << verb.name << std::string(12 - std::string(verb.name).size(), ' ')
-        << verb.summary << "\n";
+    out << "  " << verb.name << std::string(12 - std::string(verb.name).size(), ' ') << verb.summary
+        << "\n";
   }
   out << "\n`hm COMMAND --help` says more; hm(1) says all.\n";
 }
@@ -71,6 +71,7 @@ int dispatch(int argc, char** argv) {
 int main(int argc, char** argv) {
   ::umask(022);
   try {
+    hm::cli::set_up_diagnostics();
     return dispatch(argc, argv);
   } catch (const std::exception& error) {  // of a library, or out of memory
     hm::cli::complain(std::string("internal error: ") + error.what());

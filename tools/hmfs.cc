@@ -72,6 +72,7 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   ::umask(022);
   try {
+    hm::cli::set_up_diagnostics();
     return run(argc, argv);
   } catch (const std::exception& error) {
     complain(std::string("internal error: ") + error.what());

@@ -54,9 +54,9 @@ class Capture {
     for (std::size_t at = 0; at < names.size(); at = names.find('\0', at) + 1) {
       std::string name = names.c_str() + at;
       const bool overlays_own = name.starts_with(kOverlayXattr) && !name.starts_with(kEscapedXattr);
-      const bool kept = !overlays_own && (name.starts_with("user.") ||
-                                          name == "security.capability" ||
-                                          name.starts_with("system.posix_acl_"));
+      const bool kept =
+          !overlays_own && (name.starts_with("user.") || name == "security.capability" ||
+                            name.starts_with("system.posix_acl_"));
       if (!kept && name != "user.overlay.opaque") continue;
       std::string value(65536, '\0');
       const ssize_t n = ::lgetxattr(host.c_str(), name.c_str(), value.data(), value.size());

@@ -34,12 +34,12 @@ struct Entry {
   std::uint32_t mode = 0;  // permission bits, 07777
   std::uint32_t uid = 0;
   std::uint32_t gid = 0;
-  std::uint64_t size = 0;    // bytes; files only
-  std::string target;        // symlinks only
-  std::uint64_t rdev = 0;    // devices only, as in st_rdev
+  std::uint64_t size = 0;  // bytes; files only
+  std::string target;      // symlinks only
+  std::uint64_t rdev = 0;  // devices only, as in st_rdev
   Xattrs xattrs;
-  std::uint32_t nlink = 1;   // names in the link group; always 1 for directories
-  std::string link_group;    // first path of the group, "" when nlink is 1
+  std::uint32_t nlink = 1;  // names in the link group; always 1 for directories
+  std::string link_group;   // first path of the group, "" when nlink is 1
 
   bool operator==(const Entry&) const = default;
 };

@@ -24,9 +24,8 @@ void encode_entry(Writer& out, const LayerEntry& item, std::uint64_t group) {
   out.text(item.path);
   out.byte(item.whiteout ? kWhiteoutType : static_cast<std::uint8_t>(entry.kind));
   out.byte(item.opaque ? 1 : 0);
-  for (const std::uint64_t number :
-       {std::uint64_t{entry.mode}, std::uint64_t{entry.uid}, std::uint64_t{entry.gid}, entry.size,
-        entry.rdev}) {
+  for (const std::uint64_t number : {std::uint64_t{entry.mode}, std::uint64_t{entry.uid},
+                                     std::uint64_t{entry.gid}, entry.size, entry.rdev}) {
     out.number(number);
   }
   if (!item.whiteout && entry.kind == EntryKind::kFile) out.raw(item.content.raw());
@@ -137,8 +136,7 @@ std::string Layer::encode_mtimes() const {
   return out.take();
 }
 
-Result<std::shared_ptr<const Layer>> Layer::decode(std::string_view blob,
-                                                   std::string_view mtimes) {
+Result<std::shared_ptr<const Layer>> Layer::decode(std::string_view blob, std::string_view mtimes) {
   Reader in(blob);
   if (in.raw(kMagic.size()) != kMagic) return corrupt("unknown format");
   const std::uint64_t count = in.number();
@@ -156,8 +154,7 @@ Result<std::shared_ptr<const Layer>> Layer::decode(std::string_view blob,
     const std::uint64_t first = groups[i] - 1;
     if (first > i || groups[first] != groups[i]) return corrupt("bad link group");
     const LayerEntry& head = layer->entries_[first];
-    if (item.whiteout || item.entry.kind == EntryKind::kDirectory ||
-        head.content != item.content) {
+    if (item.whiteout || item.entry.kind == EntryKind::kDirectory || head.content != item.content) {
       return corrupt("bad link group");
     }
     item.entry.link_group = head.path;

@@ -36,8 +36,8 @@ struct LayerEntry {
 
 class Layer {
  public:
-  // Sorts, then fills in nlink and link_group from `LayerEntry::entry.link_group` (any text that the
-  // members of one group share).
+  // Sorts, then fills in nlink and link_group from `LayerEntry::entry.link_group` (any text that
+  // the members of one group share).
   static std::shared_ptr<const Layer> build(std::vector<LayerEntry> entries);
   static Result<std::shared_ptr<const Layer>> decode(std::string_view blob,
                                                      std::string_view mtimes);

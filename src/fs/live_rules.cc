@@ -23,7 +23,8 @@ std::string real_path(const std::string& path) {
 }
 
 // Host paths below `root`, relative to it.
-std::vector<std::string> relative_to(const std::string& root, const std::vector<std::string>& paths) {
+std::vector<std::string> relative_to(const std::string& root,
+                                     const std::vector<std::string>& paths) {
   std::vector<std::string> out;
   const std::string prefix = root == "/" ? "/" : root + "/";
   for (const std::string& path : paths) {
@@ -91,7 +92,8 @@ constexpr std::array<const char*, 2> kHostHidden = {"/var/tmp", "/var/cache"};
 // mounts; where the kernel refuses (locked mounts of a user namespace), the directory itself, and
 // crosses_mounts() = kNo guards the walk.
 Result<Fd> open_without_submounts(const std::string& path) {
-  const long fd = ::syscall(SYS_open_tree, AT_FDCWD, path.c_str(), 1 /* OPEN_TREE_CLONE */ | O_CLOEXEC);
+  const long fd =
+      ::syscall(SYS_open_tree, AT_FDCWD, path.c_str(), 1 /* OPEN_TREE_CLONE */ | O_CLOEXEC);
   if (fd >= 0) return Fd(static_cast<int>(fd));
   return open_root(path);
 }

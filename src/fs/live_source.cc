@@ -94,7 +94,8 @@ Result<LiveStat> stat_of(const struct stat& st) {
 bool is_foreign_directory(const LiveLocation& where) {
   struct statx st {};
   return ::statx(where.dir_fd, where.path.c_str(),
-                 AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_TYPE, &st) == 0 &&
+                 AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_TYPE,
+                 &st) == 0 &&
          S_ISDIR(st.stx_mode);
 }
 
@@ -134,7 +135,8 @@ Result<std::optional<LiveStat>> LiveSource::stat_now(const std::string& path) {
   auto fd = open_beneath(*where, O_PATH, rules_->crosses_mounts());
   if (!fd) {
     if (means_absent(fd.error().errno_value)) return absent;
-    if (fd.error().errno_value != EXDEV) return fail(std::move(fd).error().in(rules_->display(path)));
+    if (fd.error().errno_value != EXDEV)
+      return fail(std::move(fd).error().in(rules_->display(path)));
     if (!is_foreign_directory(*where)) return absent;
     LiveStat stat;
     stat.kind = EntryKind::kDirectory;
@@ -176,7 +178,8 @@ Result<Listing> LiveSource::list_now(const std::string& path) {
   if (!where || where->dir_fd < 0) return Listing{};
   auto fd = open_beneath(*where, O_RDONLY | O_DIRECTORY, rules_->crosses_mounts());
   if (!fd) {
-    if (means_absent(fd.error().errno_value)) return fail(ErrorCode::kChanged, rules_->display(path));
+    if (means_absent(fd.error().errno_value))
+      return fail(ErrorCode::kChanged, rules_->display(path));
     return fail(std::move(fd).error().in(rules_->display(path)));
   }
   const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(fd->get()));
@@ -222,7 +225,8 @@ Result<Fd> LiveSource::open_pinned(const Pin& pin, const std::string& path) {
   // Should it have become a fifo meanwhile, O_NONBLOCK keeps the open from waiting for a writer.
   auto fd = open_beneath(*where, O_RDONLY | O_NONBLOCK, rules_->crosses_mounts());
   if (!fd) {
-    if (means_absent(fd.error().errno_value)) return fail(ErrorCode::kChanged, rules_->display(path));
+    if (means_absent(fd.error().errno_value))
+      return fail(ErrorCode::kChanged, rules_->display(path));
     return fail(std::move(fd).error().in(rules_->display(path)));
   }
   struct stat st {};

@@ -48,7 +48,8 @@ Result<Overlay> Overlay::mount(const std::string& lower, const std::string& dir,
     const std::string path = dir + name;
     if (::mkdir(path.c_str(), 0700) != 0) return fail_errno(path);
   }
-  // userxattr implies redirect_dir=nofollow, and the kernel refuses to be told redirect_dir=off too.
+  // userxattr implies redirect_dir=nofollow, and the kernel refuses to be told redirect_dir=off
+  // too.
   const std::string options = "lowerdir=" + lower + ",upperdir=" + dir + "/upper,workdir=" + dir +
                               "/work,userxattr,metacopy=off,index=off,xino=off,"
                               "volatile";

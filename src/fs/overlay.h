@@ -1,8 +1,8 @@
 // Overlay: a step's writable root — overlayfs over a served view, with its upper in the scratch.
 //
-// redirect_dir and metacopy are off and userxattr is on for everybody, so that what a step sees does
-// not depend on who runs hm. `volatile` skips every sync: the upper is read once and thrown away.
-// The mount goes away with the object (lazily, should something still hold it). One thread.
+// redirect_dir and metacopy are off and userxattr is on for everybody, so that what a step sees
+// does not depend on who runs hm. `volatile` skips every sync: the upper is read once and thrown
+// away. The mount goes away with the object (lazily, should something still hold it). One thread.
 #pragma once
 
 #include <string>
@@ -16,8 +16,7 @@ class Overlay {
  public:
   // `dir` is an existing directory of ours; its subdirectories upper, work and root are made.
   // `root` gives the mode and owner of the root directory.
-  static Result<Overlay> mount(const std::string& lower, const std::string& dir,
-                               const Entry& root);
+  static Result<Overlay> mount(const std::string& lower, const std::string& dir, const Entry& root);
   // Makes `path` (relative, its parents as in the view) an empty opaque directory of the upper;
   // before mount. For a /tmp that the view has empty.
   static Status add_opaque_directory(const View& view, const std::string& dir,

@@ -136,8 +136,7 @@ class FuseSession final : public Session {
   Status mount(const std::string& mount_point);
   void stop() override;
   void wait(const std::stop_token& stop) override;
-  Result<std::optional<View::Node>> observe(const std::string& path,
-                                            ObservationKind kind) override;
+  Result<std::optional<View::Node>> observe(const std::string& path, ObservationKind kind) override;
   Trace trace() override;
   std::optional<SessionFailure> failure() override {
     const std::lock_guard lock(failure_mutex_);
@@ -303,9 +302,8 @@ struct stat FuseSession::attributes(const SessionNode& item) const {
   const Entry& entry = node.entry;
   struct stat st {};
   // Equal numbers only within a link group, and a group only within one layer.
-  const std::string identity = entry.link_group.empty()
-                                   ? item.path
-                                   : std::to_string(node.origin) + "//" + entry.link_group;
+  const std::string identity =
+      entry.link_group.empty() ? item.path : std::to_string(node.origin) + "//" + entry.link_group;
   st.st_ino = inode_number(identity);
   st.st_mode = type_bits(entry.kind) | entry.mode;
   st.st_nlink = entry.nlink;
@@ -388,8 +386,8 @@ void FuseSession::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t o
   buffer.resize(std::max(buffer.size(), size));
   std::size_t got = 0;
   while (got < size) {
-    const ssize_t n = ::pread((*fd)->get(), buffer.data() + got, size - got,
-                              offset + static_cast<off_t>(got));
+    const ssize_t n =
+        ::pread((*fd)->get(), buffer.data() + got, size - got, offset + static_cast<off_t>(got));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) {
       fuse_reply_err(req, note_failure(*node, system_error("blob")));
@@ -429,8 +427,8 @@ void FuseSession::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_
     struct stat st {};
     st.st_ino = inode_number(join_path(node->path, name));
     st.st_mode = type_bits(kind);
-    const std::size_t need = fuse_add_direntry(req, buffer.data() + used, size - used,
-                                               name.c_str(), &st, static_cast<off_t>(next));
+    const std::size_t need = fuse_add_direntry(req, buffer.data() + used, size - used, name.c_str(),
+                                               &st, static_cast<off_t>(next));
     if (need > size - used) return false;
     used += need;
     return true;
@@ -515,9 +513,9 @@ void op_init(void*, fuse_conn_info* conn) {
   conn->max_readahead = kMaxTransfer;
   conn->want &= ~static_cast<unsigned>(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
                                        FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_SPLICE_READ);
-  conn->want |= conn->capable & static_cast<unsigned>(FUSE_CAP_CACHE_SYMLINKS |
-                                                      FUSE_CAP_NO_OPEN_SUPPORT |
-                                                      FUSE_CAP_PARALLEL_DIROPS);
+  conn->want |=
+      conn->capable & static_cast<unsigned>(FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_NO_OPEN_SUPPORT |
+                                            FUSE_CAP_PARALLEL_DIROPS);
 }
 
 fuse_lowlevel_ops make_operations() {
@@ -543,8 +541,9 @@ fuse_lowlevel_ops make_operations() {
   ops.releasedir = [](fuse_req_t req, fuse_ino_t, fuse_file_info*) noexcept {
     fuse_reply_err(req, 0);
   };
-  ops.getxattr = [](fuse_req_t req, fuse_ino_t ino, const char* name,
-                    std::size_t size) noexcept { self(req).getxattr(req, ino, name, size); };
+  ops.getxattr = [](fuse_req_t req, fuse_ino_t ino, const char* name, std::size_t size) noexcept {
+    self(req).getxattr(req, ino, name, size);
+  };
   ops.listxattr = [](fuse_req_t req, fuse_ino_t ino, std::size_t size) noexcept {
     self(req).listxattr(req, ino, size);
   };
@@ -580,7 +579,8 @@ Status FuseSession::mount(const std::string& mount_point) {
                     " (load the fuse module, and let this user read and write the device)");
   }
   // The options matter only to fusermount3, below.
-  std::array<std::string, 3> words = {"hm", "-o", "ro,default_permissions,fsname=hmfs,subtype=hmfs"};
+  std::array<std::string, 3> words = {"hm", "-o",
+                                      "ro,default_permissions,fsname=hmfs,subtype=hmfs"};
   std::array<char*, 3> argv = {words[0].data(), words[1].data(), words[2].data()};
   fuse_args args = FUSE_ARGS_INIT(3, argv.data());
   const fuse_lowlevel_ops operations = make_operations();
@@ -588,8 +588,9 @@ Status FuseSession::mount(const std::string& mount_point) {
   fuse_opt_free_args(&args);
   if (!session_) return fail(ErrorCode::kIo, "cannot create a FUSE session");
 
-  const std::string options = "fd=" + std::to_string(device.get()) +
-                              ",rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other";
+  const std::string options =
+      "fd=" + std::to_string(device.get()) +
+      ",rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other";
   if (::mount("hmfs", mount_point.c_str(), "fuse.hmfs", MS_RDONLY | MS_NODEV | MS_NOSUID,
               options.c_str()) == 0) {
     mount_point_ = mount_point;
@@ -634,8 +635,7 @@ void FuseSession::wait(const std::stop_token& stop) {
 }  // namespace
 
 Result<std::unique_ptr<Session>> Session::start(const View& view, store::Store& store,
-                                                const std::string& mount_point,
-                                                Watcher watcher) {
+                                                const std::string& mount_point, Watcher watcher) {
   auto session = std::make_unique<FuseSession>(view, store, std::move(watcher));
   HM_TRY(session->mount(mount_point));
   return std::unique_ptr<Session>(std::move(session));

@@ -88,8 +88,8 @@ Trace TraceBuilder::finish(ImpliedAbsence implied) {
     }
     if (item.timed && origins.size() > 1) {
       order.field(path);
-      order.field(static_cast<std::uint64_t>(
-          std::distance(origins.begin(), origins.find(item.origin))));
+      order.field(
+          static_cast<std::uint64_t>(std::distance(origins.begin(), origins.find(item.origin))));
     }
     trace.observations.push_back({path, item.kind, std::move(item.value)});
   }
@@ -221,7 +221,8 @@ std::optional<Change> first_change(const Trace& before, const Trace& now) {
     if (changes > 1) text += " (and " + std::to_string(changes - 1) + " more)";
     return Change{first->path, std::move(text)};
   }
-  if (before.order != now.order) return Change{"", "the order in which its inputs were written changed"};
+  if (before.order != now.order)
+    return Change{"", "the order in which its inputs were written changed"};
   return std::nullopt;
 }
 

@@ -79,8 +79,7 @@ Result<std::optional<View::BaseChild>> View::live_child(const std::string& path,
   HM_ASSIGN(auto found, source->lookup(in_workspace ? workspace_path(path) : path));
   if (!found) return std::optional<BaseChild>{};
   return std::optional(BaseChild{std::move(found->entry), base,
-                                 in_workspace ? kOriginWorkspace : kOriginImage,
-                                 found->mtime_ns});
+                                 in_workspace ? kOriginWorkspace : kOriginImage, found->mtime_ns});
 }
 
 Result<std::optional<View::BaseChild>> View::base_child(const std::string& path,
@@ -133,8 +132,7 @@ Result<std::optional<View::Node>> View::child(const Node& dir, std::string_view 
   if (!found) {
     node.entry = std::move(below->entry);
     node.origin = below->origin;
-    node.mtime_ns =
-        node.entry.kind == EntryKind::kDirectory ? kFixedTimeNs : below->mtime_ns;
+    node.mtime_ns = node.entry.kind == EntryKind::kDirectory ? kFixedTimeNs : below->mtime_ns;
     node.base_ = below->base;
   } else if (below && below->entry.kind == EntryKind::kDirectory) {
     node.base_ = below->base;

@@ -100,14 +100,14 @@ class WorkspaceRules final : public LiveRules {
 
   Result<bool> visible(const std::string& path, EntryKind kind, std::uint32_t) override {
     if (path.empty()) return true;
-    const bool as_git = kind == EntryKind::kFile || kind == EntryKind::kDirectory ||
-                        kind == EntryKind::kSymlink;
+    const bool as_git =
+        kind == EntryKind::kFile || kind == EntryKind::kDirectory || kind == EntryKind::kSymlink;
     if (!as_git) return false;
     for (const std::string& dir : hidden_) {
       if (is_within(path, dir)) return false;
     }
-    return filter_.visible(path, kind == EntryKind::kDirectory ? IgnoreKind::kDirectory
-                                                               : IgnoreKind::kOther);
+    return filter_.visible(
+        path, kind == EntryKind::kDirectory ? IgnoreKind::kDirectory : IgnoreKind::kOther);
   }
 
   Entry entry(const LiveStat& stat) const override {
@@ -167,8 +167,8 @@ class WorkspaceRules final : public LiveRules {
   }
 
   Fd root_;
-  std::vector<std::string> hidden_;  // relative to the root
-  std::mutex mutex_;                 // guards pins_
+  std::vector<std::string> hidden_;                         // relative to the root
+  std::mutex mutex_;                                        // guards pins_
   std::map<std::string, std::optional<std::string>> pins_;  // ignore files as they were read
   TrackedCache tracked_;
   WorkspaceFilter filter_;

@@ -57,14 +57,15 @@ class Backend {
   // Whether this machine can run steps at all: asked before the first one is announced.
   virtual Status check() = 0;
   // Errors are the machine's (no /dev/fuse, no bubblewrap, …), never the command's.
-  virtual Result<Execution> run(const fs::View& view, const Command& command,
-                                const Output& output, const std::stop_token& stop) = 0;
+  virtual Result<Execution> run(const fs::View& view, const Command& command, const Output& output,
+                                const std::stop_token& stop) = 0;
 };
 
 Result<std::unique_ptr<Backend>> make_namespace_backend(store::Store& store);
 
-// Observes the paths and globs of `on_change` below /workspace; returns one warning for each literal
-// path that is missing. Globs: `*`, `?`, `[…]` within a name, `**` for any number of directories.
+// Observes the paths and globs of `on_change` below /workspace; returns one warning for each
+// literal path that is missing. Globs: `*`, `?`, `[…]` within a name, `**` for any number of
+// directories.
 Result<std::vector<std::string>> observe_declared(fs::Session& session, const fs::View& view,
                                                   const std::vector<std::string>& patterns);
 

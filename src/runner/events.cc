@@ -107,9 +107,7 @@ class JsonEvents final : public EventSink {
   void build_end(int exit_code, std::int64_t duration_ms) override {
     emit({{"kind", "build_end"}, {"exit_code", exit_code}, {"duration_ms", duration_ms}});
   }
-  void note(const std::string& text) override {
-    (void)write_all(2, "hm: " + text + "\n");
-  }
+  void note(const std::string& text) override { (void)write_all(2, "hm: " + text + "\n"); }
 
  private:
   void emit(const Json& event) {
@@ -172,8 +170,7 @@ class HumanEvents final : public EventSink {
     tail.emplace_back(text);
     if (tail.size() > kTail) tail.pop_front();
   }
-  void step_cache_hit(const StepInfo& step, const std::string&,
-                      std::size_t observations) override {
+  void step_cache_hit(const StepInfo& step, const std::string&, std::size_t observations) override {
     const std::lock_guard lock(mutex_);
     hits_ += 1;
     hit_notes_[step.id] = "cached (" + std::to_string(observations) + " inputs unchanged)";
@@ -211,7 +208,8 @@ class HumanEvents final : public EventSink {
   void build_end(int exit_code, std::int64_t duration_ms) override {
     if (exit_code == kMachineFailed) return;  // the error's own line says it all
     const std::lock_guard lock(mutex_);
-    std::string text = exit_code == 0 ? "passed" : "failed (exit " + std::to_string(exit_code) + ")";
+    std::string text =
+        exit_code == 0 ? "passed" : "failed (exit " + std::to_string(exit_code) + ")";
     text += " in " + seconds(duration_ms) + ": " + std::to_string(ran_) + " ran, " +
             std::to_string(hits_) + " cached";
     if (failed_ > 0) text += ", " + std::to_string(failed_) + " failed";

@@ -17,11 +17,11 @@
 namespace hm::runner {
 
 struct StepInfo {
-  std::string id;   // a UUID, unique to this run
+  std::string id;  // a UUID, unique to this run
   std::string key;
   std::string label;
   std::optional<std::string> parent_key;
-  std::string image;   // of the step's chain
+  std::string image;      // of the step's chain
   std::size_t chain = 0;  // number of its chain: a maximal run of single parent links
 };
 

@@ -125,8 +125,8 @@ Status check_cycles(const Pipeline& pipeline, const std::string& origin) {
   const auto order = topological_order(pipeline);
   for (const std::size_t index : order) ordered[index] = true;
   if (order.size() == pipeline.steps.size()) return {};
-  return fail(ErrorCode::kInvalid, origin + ": the steps form a cycle: " +
-                                       describe_cycle(pipeline, ordered));
+  return fail(ErrorCode::kInvalid,
+              origin + ": the steps form a cycle: " + describe_cycle(pipeline, ordered));
 }
 
 std::string known_keys(const Pipeline& pipeline) {

@@ -1,5 +1,7 @@
 #include "runner/lookup.h"
 
+#include <spdlog/spdlog.h>
+
 #include "fs/capture.h"
 
 namespace hm::runner {
@@ -38,6 +40,8 @@ class Lookup {
     const Digest strong = fs::strong_key(key_.digest, digest, *today);
     if (flight_ == key_.digest) flight_ = strong;
     HM_ASSIGN(const auto record, store_.find(key_.digest, strong));
+    spdlog::debug("lookup: key {:.12} path set {:.12} ({} paths): {}", key_.digest.hex(),
+                  digest.hex(), today->observations.size(), record ? "known" : "not known");
     if (!record) {
       HM_TRY(explain_change(digest, *today));
       return none;

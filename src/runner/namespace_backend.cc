@@ -1,6 +1,7 @@
 // The `namespace` backend: hmfs serves the view, overlayfs takes the writes, bubblewrap runs the
 // command. One fresh mount per attempt, so that the kernel's caches know nothing yet.
 #include <fcntl.h>
+#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -94,6 +95,11 @@ class NamespaceBackend final : public Backend {
     execution.trace = session->trace();
     execution.duration = std::chrono::duration_cast<std::chrono::milliseconds>(
         std::chrono::steady_clock::now() - started);
+    if (exit) {
+      spdlog::debug("{}: exit {} after {} ms, {} observations", command.argv.back(),
+                    exit->exit_code, execution.duration.count(),
+                    execution.trace.observations.size());
+    }
     if (!exit && execution.failure) return execution;  // what it ran into says more
     if (!exit) return fail(std::move(exit).error());
     execution.exit_code = exit->exit_code;
@@ -101,8 +107,8 @@ class NamespaceBackend final : public Backend {
     execution.cancelled = exit->cancelled;
     const bool succeeded = exit->exit_code == 0 && !exit->timed_out && !exit->cancelled;
     // An incomplete observation log makes the result unfit for the cache, not for this run.
-    const bool usable = !execution.failure ||
-                        execution.failure->kind == fs::SessionFailure::Kind::kIncomplete;
+    const bool usable =
+        !execution.failure || execution.failure->kind == fs::SessionFailure::Kind::kIncomplete;
     if (succeeded && usable) {
       HM_ASSIGN(execution.captured, capture(overlay.upper(), view, started_ns));
     }
@@ -155,8 +161,7 @@ class NamespaceBackend final : public Backend {
 
 Result<std::unique_ptr<Backend>> make_namespace_backend(store::Store& store) {
   HM_ASSIGN(std::string bubblewrap, find_bubblewrap());
-  return std::unique_ptr<Backend>(
-      std::make_unique<NamespaceBackend>(store, std::move(bubblewrap)));
+  return std::unique_ptr<Backend>(std::make_unique<NamespaceBackend>(store, std::move(bubblewrap)));
 }
 
 }  // namespace hm::runner

@@ -19,22 +19,22 @@ enum class Network { kHost, kNone };
 
 // What a step says about reusing its result. Absent in the document = the defaults here.
 struct CachePolicy {
-  bool enabled = true;                        // false: `none`, always run
-  std::optional<std::chrono::seconds> ttl;    // the record expires this long after it was made
-  std::vector<std::string> on_change;         // paths and globs below /workspace, observed too
-  std::string name = "auto";                  // auto, none, forever, ttl, on_change, compose
+  bool enabled = true;                      // false: `none`, always run
+  std::optional<std::chrono::seconds> ttl;  // the record expires this long after it was made
+  std::vector<std::string> on_change;       // paths and globs below /workspace, observed too
+  std::string name = "auto";                // auto, none, forever, ttl, on_change, compose
 
   bool operator==(const CachePolicy&) const = default;
 };
 
 struct Step {
-  std::string key;      // unique in the pipeline
-  std::string label;    // for people; the key where the document has none
-  std::string command;  // run as `sh -c`
-  std::vector<std::string> argv;  // run as it is instead of `command`; no document has it
-  std::optional<std::string> image;  // only steps without a parent: "host" or a directory
+  std::string key;                         // unique in the pipeline
+  std::string label;                       // for people; the key where the document has none
+  std::string command;                     // run as `sh -c`
+  std::vector<std::string> argv;           // run as it is instead of `command`; no document has it
+  std::optional<std::string> image;        // only steps without a parent: "host" or a directory
   std::map<std::string, std::string> env;  // pipeline's and step's, merged
-  std::string cwd;      // below /workspace, "" = /workspace itself; no "..", no leading slash
+  std::string cwd;  // below /workspace, "" = /workspace itself; no "..", no leading slash
   std::optional<std::chrono::milliseconds> timeout;
   CachePolicy cache;
   Network network = Network::kHost;

@@ -399,7 +399,8 @@ Status Reader::read_image(const toml::node& node, Step& out) {
   return {};
 }
 
-// ---- The cache of a step -------------------------------------------------------------------------
+// ---- The cache of a step
+// -------------------------------------------------------------------------
 
 Status Reader::read_cache(const toml::node& node, Step& out) {
   const toml::array* policies = node.as_array();

@@ -26,9 +26,9 @@ constexpr std::chrono::seconds kGrace{3};
 
 // Docker's default set without MKNOD: device nodes are no business of a step.
 constexpr std::array<const char*, 13> kCapabilities = {
-    "CAP_CHOWN",  "CAP_DAC_OVERRIDE",     "CAP_FOWNER",  "CAP_FSETID",     "CAP_KILL",
-    "CAP_SETGID", "CAP_SETUID",           "CAP_SETPCAP", "CAP_SETFCAP",    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW", "CAP_SYS_CHROOT", "CAP_AUDIT_WRITE"};
+    "CAP_CHOWN",   "CAP_DAC_OVERRIDE", "CAP_FOWNER",     "CAP_FSETID",  "CAP_KILL",
+    "CAP_SETGID",  "CAP_SETUID",       "CAP_SETPCAP",    "CAP_SETFCAP", "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW", "CAP_SYS_CHROOT",   "CAP_AUDIT_WRITE"};
 
 constexpr const char* kHostname = "hm";
 
@@ -142,7 +142,8 @@ void signal_namespace(pid_t init, int signal) {
 long status_number(const std::string& status, const char* name) {
   const std::string field = std::string("\"") + name + "\":";
   const std::size_t at = status.find(field);
-  return at == std::string::npos ? -1 : std::strtol(status.c_str() + at + field.size(), nullptr, 10);
+  return at == std::string::npos ? -1
+                                 : std::strtol(status.c_str() + at + field.size(), nullptr, 10);
 }
 
 // Watches the pipes, the clock and the stop request until the command has ended.
@@ -160,7 +161,8 @@ class Supervisor {
                                   {status.get(), POLLIN, 0},
                                   {wake.get(), POLLIN, 0}}};
     while (fds[0].fd >= 0 || fds[1].fd >= 0 || fds[2].fd >= 0) {
-      if (::poll(fds.data(), fds.size(), wait_ms()) < 0 && errno != EINTR) return fail_errno("poll");
+      if (::poll(fds.data(), fds.size(), wait_ms()) < 0 && errno != EINTR)
+        return fail_errno("poll");
       HM_TRY(drain(fds[0], [&](std::string_view data) { output_(Stream::kStdout, data); }));
       HM_TRY(drain(fds[1], [&](std::string_view data) { output_(Stream::kStderr, data); }));
       HM_TRY(drain(fds[2], [&](std::string_view data) { status_.append(data); }));
@@ -240,8 +242,8 @@ Result<pid_t> spawn(const std::string& bubblewrap, int args_fd,
   ::posix_spawnattr_setsigdefault(&attributes, &all);
   ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   pid_t pid = -1;
-  const int error = ::posix_spawn(&pid, bubblewrap.c_str(), actions.get(), &attributes,
-                                  argv.data(), env.data());
+  const int error =
+      ::posix_spawn(&pid, bubblewrap.c_str(), actions.get(), &attributes, argv.data(), env.data());
   ::posix_spawnattr_destroy(&attributes);
   if (error != 0) return fail(system_error(bubblewrap, error));
   return pid;
@@ -278,8 +280,9 @@ Status check_bubblewrap(const std::string& bubblewrap) {
 }
 
 std::string sandbox_description() {
-  std::string out = "bwrap 1; user 0:0; umask 022; stdin /dev/null; /proc /dev /sys(ro) /run(tmpfs)"
-                    "; hostname ";
+  std::string out =
+      "bwrap 1; user 0:0; umask 022; stdin /dev/null; /proc /dev /sys(ro) /run(tmpfs)"
+      "; hostname ";
   out += kHostname;
   for (const char* path : kHostFiles) out += std::string("; ") + path;
   for (const char* capability : kCapabilities) out += std::string("; ") + capability;

@@ -78,8 +78,8 @@ class RunImpl final : public Run {
   std::condition_variable changed_;
   std::vector<Node> nodes_;
   std::size_t running_ = 0;
-  bool stopping_ = false;         // after a failure, without keep_going
-  std::string stop_cause_;        // the step that failed
+  bool stopping_ = false;   // after a failure, without keep_going
+  std::string stop_cause_;  // the step that failed
   bool restart_ = false;
   std::string restart_reason_;
   bool timed_out_ = false;
@@ -103,8 +103,8 @@ Status RunImpl::prepare_step(std::size_t index) {
   if (step.parent) {
     node.image = nodes_[*step.parent].image;
   } else {
-    const std::string image = options_.image.value_or(
-        step.image.value_or(pipeline_.default_image.value_or(kHostImage)));
+    const std::string image =
+        options_.image.value_or(step.image.value_or(pipeline_.default_image.value_or(kHostImage)));
     auto resolved = resolve_image(image, options_.workspace);
     if (!resolved) return fail(std::move(resolved).error().in("step '" + step.key + "'"));
     node.image = *resolved;
@@ -162,8 +162,7 @@ bool RunImpl::is_ready(std::size_t index) const {
   const auto ended = [&](std::size_t other) {
     return nodes_[other].phase == Phase::kDone || nodes_[other].phase == Phase::kSkipped;
   };
-  return nodes_[index].phase == Phase::kWaiting &&
-         (!step.parent || passed(nodes_[*step.parent])) &&
+  return nodes_[index].phase == Phase::kWaiting && (!step.parent || passed(nodes_[*step.parent])) &&
          std::all_of(step.after.begin(), step.after.end(), ended);
 }
 
@@ -180,8 +179,7 @@ void RunImpl::skip_hopeless() {
         return other.job.info.key == *cause;
       });
       const bool itself_skipped = culprit != nodes_.end() && culprit->phase == Phase::kSkipped;
-      node.skip_reason =
-          "step '" + *cause + (itself_skipped ? "' was skipped" : "' did not pass");
+      node.skip_reason = "step '" + *cause + (itself_skipped ? "' was skipped" : "' did not pass");
       events_.step_skipped(node.job.info, node.skip_reason, *cause);
       again = true;
     }
@@ -277,8 +275,8 @@ void RunImpl::finish(std::size_t index, Result<StepResult> result) {
   }
   const bool kept = node.has_result;
   node.phase = Phase::kDone;
-  const bool same = kept && node.result.strong_key == result->strong_key &&
-                    node.result.log == result->log;
+  const bool same =
+      kept && node.result.strong_key == result->strong_key && node.result.log == result->log;
   node.result = std::move(*result);
   if (!same) report_end(node);
   node.has_result = passed(node);
@@ -321,8 +319,8 @@ Status RunImpl::run_attempt(const std::stop_token& stop) {
   });
   {
     std::vector<std::jthread> workers;
-    const std::size_t count =
-        std::min<std::size_t>(std::max(1U, options_.parallelism), std::max<std::size_t>(1, nodes_.size()));
+    const std::size_t count = std::min<std::size_t>(std::max(1U, options_.parallelism),
+                                                    std::max<std::size_t>(1, nodes_.size()));
     for (std::size_t i = 0; i < count; ++i) workers.emplace_back([&] { work(*sources); });
   }
   sources->submit_learned();
@@ -470,8 +468,7 @@ Command command_of(const Step& step, const std::map<std::string, std::string>& e
 }
 
 Result<std::unique_ptr<Run>> Run::create(Pipeline pipeline, RunOptions options, IdMode id_mode,
-                                         store::Store& store, Backend& backend,
-                                         EventSink& events) {
+                                         store::Store& store, Backend& backend, EventSink& events) {
   auto run = std::make_unique<RunImpl>(std::move(pipeline), std::move(options), id_mode, store,
                                        backend, events);
   HM_TRY(run->prepare());

@@ -40,10 +40,10 @@ enum class ExitCode {
 };
 
 struct RunOptions {
-  std::string workspace;  // absolute project root
-  std::optional<std::string> image;         // instead of every root step's own
-  std::map<std::string, std::string> env;   // on top of every step's
-  std::set<std::string> rerun;              // keys whose lookup is left out
+  std::string workspace;                   // absolute project root
+  std::optional<std::string> image;        // instead of every root step's own
+  std::map<std::string, std::string> env;  // on top of every step's
+  std::set<std::string> rerun;             // keys whose lookup is left out
   enum class Cache { kUse, kIgnore } cache = Cache::kUse;
   enum class OnFailure { kStop, kKeepGoing } on_failure = OnFailure::kStop;
   unsigned parallelism = 1;
@@ -51,7 +51,7 @@ struct RunOptions {
 
 struct RunOutcome {
   ExitCode exit_code = ExitCode::kPassed;
-  std::optional<Error> error;  // with kInfrastructure: what the machine lacks
+  std::optional<Error> error;     // with kInfrastructure: what the machine lacks
   std::vector<StepResult> steps;  // one per step of the pipeline; skipped ones as default
 };
 

@@ -37,7 +37,8 @@ std::string describe(const std::string& component) {
       {"platform", "it runs on another platform"},
       {"sandbox", "the sandbox changed with this version of hm"},
       {"format", "the cache format changed with this version of hm"}};
-  if (component.starts_with("env.")) return "environment variable " + component.substr(4) + " changed";
+  if (component.starts_with("env."))
+    return "environment variable " + component.substr(4) + " changed";
   const auto it = kTexts.find(component);
   return it != kTexts.end() ? it->second : component + " changed";
 }
@@ -66,7 +67,9 @@ StaticKey static_key(const Command& command, IdMode id_mode) {
   return key;
 }
 
-std::string encode_components(const StaticKey& key) { return nlohmann::json(key.components).dump(); }
+std::string encode_components(const StaticKey& key) {
+  return nlohmann::json(key.components).dump();
+}
 
 std::string components_change(const std::string& before, const StaticKey& now) {
   const auto json = nlohmann::json::parse(before, nullptr, false);

@@ -40,7 +40,8 @@ std::optional<std::string> forced_reason(const StepJob& job) {
 
 Result<LookupResult> StepRunner::preview(const StepJob& job, const fs::View& view) {
   const StaticKey key = static_key(job.command, id_mode_);
-  if (const auto reason = forced_reason(job)) return LookupResult{Miss{*reason, {}, {}}, key.digest};
+  if (const auto reason = forced_reason(job))
+    return LookupResult{Miss{*reason, {}, {}}, key.digest};
   return look_up(store_, view, key, job.cache.ttl, job.previous);
 }
 
@@ -94,13 +95,11 @@ Result<StepResult> StepRunner::adopt_hit(const StepJob& job, StaticKey key, Hit 
   store_.touch(hit.record);
   events_.step_start(job.info);
   events_.step_cache_hit(job.info, hit.record.strong_key.hex(), hit.observations);
-  LineSplitter lines([&](Stream stream, std::string_view line) {
-    events_.step_log(job.info, stream, line);
-  });
+  LineSplitter lines(
+      [&](Stream stream, std::string_view line) { events_.step_log(job.info, stream, line); });
   // A log that is gone is no reason to run the step again.
-  const auto replayed = replay_log(
-      store_.blobs(), hit.record.log,
-      [&](Stream stream, std::string_view bytes) {
+  const auto replayed =
+      replay_log(store_.blobs(), hit.record.log, [&](Stream stream, std::string_view bytes) {
         events_.step_output(job.info, stream, bytes);
         lines.add(stream, bytes);
       });
@@ -116,9 +115,8 @@ Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, Miss m
   events_.step_cache_miss(job.info, miss.reason, miss.path, miss.change);
   events_.step_start(job.info);
   HM_ASSIGN(StepLog log, StepLog::create(store_.scratch()));
-  LineSplitter lines([&](Stream stream, std::string_view line) {
-    events_.step_log(job.info, stream, line);
-  });
+  LineSplitter lines(
+      [&](Stream stream, std::string_view line) { events_.step_log(job.info, stream, line); });
   Status log_status;
   auto execution = backend_.run(
       view, job.command,
@@ -194,8 +192,8 @@ Status StepRunner::record(const StepJob& job, const Execution& execution, StepRe
       HM_ASSIGN(const auto times, store_.layer_times(other->layer));
       if (times) {
         if (auto layer = fs::load_layer(*times, blobs)) {
-          result.layer = fs::ViewLayer{other->layer, std::move(*layer), times->started_ns,
-                                       times->captured_ns};
+          result.layer =
+              fs::ViewLayer{other->layer, std::move(*layer), times->started_ns, times->captured_ns};
         }
       }
     }
@@ -209,8 +207,7 @@ Status StepRunner::record(const StepJob& job, const Execution& execution, StepRe
 }
 
 Result<std::optional<std::string>> StepRunner::moved_path(const fs::Trace& trace,
-                                                          const fs::View& view,
-                                                          Sources& sources) {
+                                                          const fs::View& view, Sources& sources) {
   for (const fs::Observation& item : trace.observations) {
     HM_ASSIGN(const bool moved, view.moved(item.path));
     if (moved) return std::optional("/" + item.path);

@@ -34,7 +34,7 @@ struct StepResult {
   StepOutcome outcome = StepOutcome::kFailed;
   int exit_code = 0;
   std::int64_t duration_ms = 0;
-  std::string reason;         // why it ran; for a restart, what moved
+  std::string reason;          // why it ran; for a restart, what moved
   bool store_damaged = false;  // with kRestart
   StaticKey key;
   Digest path_set, strong_key, trace, log;

@@ -33,8 +33,7 @@ Result<BlobInfo> hash_fd(int fd) {
   std::vector<char> buffer(kChunk);
   BlobInfo info;
   while (true) {
-    const ssize_t n =
-        ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(info.size));
+    const ssize_t n = ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(info.size));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return fail_errno("read");
     if (n == 0) break;

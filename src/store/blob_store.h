@@ -31,7 +31,8 @@ class BlobStore {
   Result<Digest> put(std::string_view data);
   // Copies the bytes of `fd` (a reflink where the filesystem has them) and hashes the copy.
   Result<BlobInfo> put_copy(int fd);
-  // Makes the regular file `path` (nobody else may write it any more) a blob by renaming it: no copy.
+  // Makes the regular file `path` (nobody else may write it any more) a blob by renaming it: no
+  // copy.
   Result<BlobInfo> adopt(const std::string& path);
 
   // kNotFound when absent; kCorrupt when its size is not `expected_size`.

@@ -34,8 +34,8 @@ void Stmt::bind_one(int index, std::int64_t value) {
   sqlite3_bind_int64(stmt_.get(), index, value);
 }
 void Stmt::bind_one(int index, std::string_view bytes) {
-  sqlite3_bind_blob64(stmt_.get(), index, bytes.data() != nullptr ? bytes.data() : "",
-                      bytes.size(), SQLITE_TRANSIENT);
+  sqlite3_bind_blob64(stmt_.get(), index, bytes.data() != nullptr ? bytes.data() : "", bytes.size(),
+                      SQLITE_TRANSIENT);
 }
 void Stmt::bind_one(int index, const Digest& digest) {
   if (digest.is_zero()) {

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <spdlog/spdlog.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -53,7 +54,8 @@ struct Readers {
 
   static Result<Readers> prepare(Db& db) {
     const std::string record =
-        "SELECT static_key,strong_key,path_set,trace,layer,log,created_ns,duration_ms FROM records ";
+        "SELECT static_key,strong_key,path_set,trace,layer,log,created_ns,duration_ms FROM "
+        "records ";
     HM_ASSIGN(Stmt path_sets, db.prepare("SELECT path_set FROM path_sets WHERE static_key=? "
                                          "ORDER BY used_ns DESC LIMIT ?"));
     HM_ASSIGN(Stmt dropped, db.prepare("SELECT count FROM dropped_path_sets WHERE static_key=?"));
@@ -124,9 +126,9 @@ class BatchWriter {
     }
     HM_ASSIGN(Stmt file, db_.prepare("INSERT OR REPLACE INTO files VALUES(?,?,?,?,?,?)"));
     for (const auto& [stamp, digest] : batch.files) {
-      HM_TRY(file.bind(stamp.device, stamp.inode, stamp.size, stamp.mtime_ns, stamp.ctime_ns,
-                       digest)
-                 .run());
+      HM_TRY(
+          file.bind(stamp.device, stamp.inode, stamp.size, stamp.mtime_ns, stamp.ctime_ns, digest)
+              .run());
     }
     for (const Record& record : batch.records) {
       HM_TRY(write_record(record, batch.replace_records));
@@ -161,7 +163,8 @@ class BatchWriter {
     for (const Digest& set : sets) {
       HM_ASSIGN(Stmt records, db_.prepare("DELETE FROM records WHERE static_key=? AND path_set=?"));
       HM_TRY(records.bind(key, set).run());
-      HM_ASSIGN(Stmt remove, db_.prepare("DELETE FROM path_sets WHERE static_key=? AND path_set=?"));
+      HM_ASSIGN(Stmt remove,
+                db_.prepare("DELETE FROM path_sets WHERE static_key=? AND path_set=?"));
       HM_TRY(remove.bind(key, set).run());
       HM_ASSIGN(Stmt count, db_.prepare("INSERT INTO dropped_path_sets VALUES(?,1) ON CONFLICT DO "
                                         "UPDATE SET count=count+1"));
@@ -195,8 +198,9 @@ class BatchWriter {
                        row.exit_code, row.duration_ms)
                  .run());
     }
-    HM_ASSIGN(Stmt prune, db_.prepare("DELETE FROM runs WHERE workspace=?1 AND id NOT IN (SELECT id "
-                                      "FROM runs WHERE workspace=?1 ORDER BY id DESC LIMIT ?2)"));
+    HM_ASSIGN(Stmt prune,
+              db_.prepare("DELETE FROM runs WHERE workspace=?1 AND id NOT IN (SELECT id "
+                          "FROM runs WHERE workspace=?1 ORDER BY id DESC LIMIT ?2)"));
     return prune.bind(report.workspace, kKeptRuns).run();
   }
 
@@ -205,10 +209,9 @@ class BatchWriter {
 
 // The report of a run whose steps were all hits names nothing that is not durable already.
 bool has_new_blobs(const Batch& batch) {
-  const bool executed = batch.report && std::any_of(batch.report->steps.begin(),
-                                                    batch.report->steps.end(), [](const auto& step) {
-                                                      return step.outcome != "hit";
-                                                    });
+  const bool executed =
+      batch.report && std::any_of(batch.report->steps.begin(), batch.report->steps.end(),
+                                  [](const auto& step) { return step.outcome != "hit"; });
   return executed || !batch.layers.empty() || !batch.records.empty() || !batch.files.empty();
 }
 
@@ -306,11 +309,10 @@ class SqliteStore final : public Store {
                                            const std::string& pipeline,
                                            const std::string& key) override {
     const std::lock_guard lock(read_mutex_);
-    HM_ASSIGN(Stmt stmt,
-              reader_.prepare(std::string("SELECT ") + kRunStepColumns +
-                              " FROM run_steps JOIN runs ON runs.id=run_steps.run "
-                              "WHERE workspace=? AND pipeline=? AND key=? AND "
-                              "length(components)>0 ORDER BY run DESC LIMIT 1"));
+    HM_ASSIGN(Stmt stmt, reader_.prepare(std::string("SELECT ") + kRunStepColumns +
+                                         " FROM run_steps JOIN runs ON runs.id=run_steps.run "
+                                         "WHERE workspace=? AND pipeline=? AND key=? AND "
+                                         "length(components)>0 ORDER BY run DESC LIMIT 1"));
     return one_row(stmt.bind(workspace, pipeline, key), run_step_row);
   }
 
@@ -396,8 +398,8 @@ class SqliteStore final : public Store {
     }
     const std::lock_guard lock(read_mutex_);
     HM_ASSIGN(Txn txn, Txn::begin(reader_));
-    for (const char* table : {"records", "path_sets", "dropped_path_sets", "layers", "files",
-                              "run_steps", "runs"}) {
+    for (const char* table :
+         {"records", "path_sets", "dropped_path_sets", "layers", "files", "run_steps", "runs"}) {
       HM_TRY(reader_.exec(std::string("DELETE FROM ") + table));
     }
     HM_TRY(txn.commit());
@@ -422,6 +424,8 @@ class SqliteStore final : public Store {
       const bool names_new_blobs = std::any_of(batches.begin(), batches.end(), has_new_blobs);
       if (names_new_blobs && ::syncfs(home_fd_.get()) != 0) status = fail_errno("syncfs");
       if (status) status = writer.write(batches, touched);
+      spdlog::debug("store: {} batches, {} records used: {}", batches.size(), touched.size(),
+                    status ? "committed" : status.error().message);
       batches.clear();  // releases the locks of steps in flight
       lock.lock();
       busy_ = false;
@@ -447,7 +451,7 @@ class SqliteStore final : public Store {
   bool flush_wanted_ = false;
   Status commit_status_;
 
-  Db writer_;              // handed to the committer thread when it starts
+  Db writer_;               // handed to the committer thread when it starts
   std::jthread committer_;  // last: stops before anything it uses goes away
 };
 
@@ -477,9 +481,9 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& home) {
   if (!statements) return refused(statements.error());
   auto scratch = Scratch::open(home);
   if (!scratch) return refused(scratch.error());
-  auto store = std::make_unique<SqliteStore>(home, std::move(*home_fd), std::move(*scratch),
-                                             std::move(*reader), std::move(*statements),
-                                             std::move(*writer));
+  auto store =
+      std::make_unique<SqliteStore>(home, std::move(*home_fd), std::move(*scratch),
+                                    std::move(*reader), std::move(*statements), std::move(*writer));
   if (auto status = store->start(); !status) return refused(status.error());
   return std::unique_ptr<Store>(std::move(store));
 }

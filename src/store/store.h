@@ -28,7 +28,8 @@ namespace hm::store {
 // At most this many path sets are kept for one static key; the least recently used goes first.
 inline constexpr int kMaxPathSets = 16;
 
-// What one execution left: see DESIGN terms in man/hm-design.7. All digests but the keys name blobs.
+// What one execution left: see DESIGN terms in man/hm-design.7. All digests but the keys name
+// blobs.
 struct Record {
   Digest static_key;
   Digest strong_key;
@@ -65,11 +66,11 @@ struct FileDigest {
 // One step of a run, for `hm why|trace|log|export`.
 struct RunStep {
   std::string key;
-  std::string outcome;  // hit, ran, failed, skipped, cancelled
-  std::string reason;   // one line: why it ran, or why not
+  std::string outcome;     // hit, ran, failed, skipped, cancelled
+  std::string reason;      // one line: why it ran, or why not
   std::string components;  // JSON: part of the static key → digest
   Digest static_key, trace, layer, log;
-  std::string chain;       // the view's layers below the step's own, oldest first, 32 bytes each
+  std::string chain;  // the view's layers below the step's own, oldest first, 32 bytes each
   std::string image;
   std::int64_t exit_code = 0;
   std::int64_t duration_ms = 0;

@@ -378,8 +378,9 @@ bool is_held(Store& store, const Digest& name) {
     stop.request_stop();
   });
   EXPECT_EQ(waited, !lock) << "waiting is told exactly when there is something to wait for";
-  if (!lock) EXPECT_EQ(lock.error().code, ErrorCode::kCancelled);
-  return !lock;
+  if (lock) return false;
+  EXPECT_EQ(lock.error().code, ErrorCode::kCancelled);
+  return true;
 }
 
 TEST_F(StoreTest, LockInFlightExcludes) {

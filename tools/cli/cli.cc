@@ -2,6 +2,8 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -15,6 +17,12 @@
 #include "store/util/fd.h"
 
 namespace hm::cli {
+
+void set_up_diagnostics() {
+  const char* level = std::getenv("HM_LOG");
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("hm"));
+  spdlog::set_level(level != nullptr ? spdlog::level::from_str(level) : spdlog::level::off);
+}
 
 int code(runner::ExitCode exit_code) { return static_cast<int>(exit_code); }
 

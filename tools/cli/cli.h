@@ -37,6 +37,10 @@ int cmd_render(const Arguments& arguments);
 int cmd_pipelines(const Arguments& arguments);
 int cmd_cache(const Arguments& arguments);
 
+// Diagnostics for developers on stderr, at the level that HM_LOG names (debug, info, …; default
+// off).
+void set_up_diagnostics();
+
 int code(runner::ExitCode exit_code);
 // Prints "hm: message" on stderr.
 void complain(const std::string& message);

@@ -83,8 +83,7 @@ Status bring_back(const Where& where, const std::vector<std::string>& paths,
   if (result.layer) layers.push_back(*result.layer);
   const fs::View view(base, std::move(layers), now_ns());
   for (const std::string& path : paths) {
-    HM_ASSIGN(const std::string relative,
-              runner::workspace_path(fs::join_path(where.below, path)));
+    HM_ASSIGN(const std::string relative, runner::workspace_path(fs::join_path(where.below, path)));
     HM_TRY(runner::export_path(view, *machine.store, fs::join_path(fs::kWorkspacePath, relative),
                                where.workspace + "/" + relative, runner::Existing::kReplace));
   }

@@ -55,8 +55,7 @@ struct LastRun {
     }
     std::string known;
     for (const store::RunStep& step : report.steps) known += " " + step.key;
-    return fail(ErrorCode::kNotFound,
-                "the last run had no step '" + key + "'; it had:" + known);
+    return fail(ErrorCode::kNotFound, "the last run had no step '" + key + "'; it had:" + known);
   }
 };
 
@@ -80,8 +79,8 @@ Parsed parse_inspect(cxxopts::Options& options, const Arguments& arguments,
 
 Result<fs::Trace> trace_of(const LastRun& last, const store::RunStep& step) {
   if (step.trace.is_zero()) {
-    return fail(ErrorCode::kNotFound, "step '" + step.key + "' did not run (" + step.outcome +
-                                          "): there is no trace");
+    return fail(ErrorCode::kNotFound,
+                "step '" + step.key + "' did not run (" + step.outcome + "): there is no trace");
   }
   HM_ASSIGN(const std::string blob, last.store->blobs().read(step.trace));
   return fs::Trace::decode(blob);
@@ -145,15 +144,14 @@ int cmd_log(const Arguments& arguments) {
     complain("step '" + (*step)->key + "' has no log (" + (*step)->outcome + ")");
     return code(ExitCode::kUsage);
   }
-  return finish(runner::replay_log(last->store->blobs(), (*step)->log,
-                                   [](runner::Stream, std::string_view bytes) {
-                                     (void)write_all(1, bytes);
-                                   }));
+  return finish(runner::replay_log(
+      last->store->blobs(), (*step)->log,
+      [](runner::Stream, std::string_view bytes) { (void)write_all(1, bytes); }));
 }
 
 int cmd_export(const Arguments& arguments) {
-  auto options = inspect_options("hm export", "Copy PATH of a step's root to DEST",
-                                 {"step", "path", "dest"});
+  auto options =
+      inspect_options("hm export", "Copy PATH of a step's root to DEST", {"step", "path", "dest"});
   const Parsed parsed = parse_inspect(options, arguments, {"step", "path", "dest"});
   if (!parsed.args) return parsed.exit_code;
   const auto text = [&](const char* name) { return (*parsed.args)[name].as<std::string>(); };

@@ -25,7 +25,8 @@ cxxopts::Options run_options() {
   auto add = options.add_options();
   add("pipeline", "name of the pipeline", cxxopts::value<std::string>());
   add("d,dir", "project directory", cxxopts::value<std::string>()->default_value(""));
-  add("file", "read this document instead (IR, or *.toml); - is IR on stdin", cxxopts::value<std::string>());
+  add("file", "read this document instead (IR, or *.toml); - is IR on stdin",
+      cxxopts::value<std::string>());
   add("image", "image of every step without a parent", cxxopts::value<std::string>());
   add("e,env", "K=V in every step's environment", cxxopts::value<Strings>());
   add("step", "only this step and its ancestors", cxxopts::value<Strings>());

@@ -62,16 +62,16 @@ inline tl::unexpected<Error> fail_errno(std::string_view what) { return fail(sys
 #define HM_CONCAT(a, b) HM_CONCAT_(a, b)
 
 // Returns the error of `expr` from the enclosing function, if it has one.
-#define HM_TRY(expr)                                                               \
-  do {                                                                             \
-    if (auto hm_status = (expr); !hm_status) {                                     \
-      return tl::unexpected<::hm::Error>(std::move(hm_status).error());            \
-    }                                                                              \
+#define HM_TRY(expr)                                                    \
+  do {                                                                  \
+    if (auto hm_status = (expr); !hm_status) {                          \
+      return tl::unexpected<::hm::Error>(std::move(hm_status).error()); \
+    }                                                                   \
   } while (false)
 
 // `HM_ASSIGN(auto x, expr);` declares or assigns x from the value of `expr`, or returns its error.
 #define HM_ASSIGN(lhs, expr) HM_ASSIGN_(HM_CONCAT(hm_result_, __LINE__), lhs, expr)
-#define HM_ASSIGN_(tmp, lhs, expr)                                                 \
-  auto tmp = (expr);                                                               \
-  if (!tmp) return tl::unexpected<::hm::Error>(std::move(tmp).error());            \
+#define HM_ASSIGN_(tmp, lhs, expr)                                      \
+  auto tmp = (expr);                                                    \
+  if (!tmp) return tl::unexpected<::hm::Error>(std::move(tmp).error()); \
   lhs = std::move(*tmp)
