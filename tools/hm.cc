@@ -3,7 +3,6 @@
 // Where to go from here: `hm run` is cli/cmd_run.cc → runner/scheduler.h (the graph) →
 // runner/step_runner.h (look up, else execute and record) → runner/namespace_backend.cc (mount,
 // sandbox, capture) → fs/session.h (what serves and records) and fs/view.h (what is served).
-#include <sys/stat.h>
 
 #include <array>
 #include <exception>
@@ -69,9 +68,8 @@ int dispatch(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  ::umask(022);
   try {
-    hm::cli::set_up_diagnostics();
+    hm::cli::set_up_process();
     return dispatch(argc, argv);
   } catch (const std::exception& error) {  // of a library, or out of memory
     hm::cli::complain(std::string("internal error: ") + error.what());

@@ -1,6 +1,5 @@
 // hmfs: mounts a workspace's view by hand, read-only and in the foreground, and prints what is
 // looked at, one observation per line (kind, path, value).
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -70,9 +69,8 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  ::umask(022);
   try {
-    hm::cli::set_up_diagnostics();
+    hm::cli::set_up_process();
     return run(argc, argv);
   } catch (const std::exception& error) {
     complain(std::string("internal error: ") + error.what());

@@ -9,14 +9,12 @@
 #include <algorithm>
 #include <map>
 
+#include "fs/overlay_xattr.h"
 #include "fs/skeleton.h"
 
 namespace hm::fs {
 
 namespace {
-
-constexpr std::string_view kOverlayXattr = "user.overlay.";
-constexpr std::string_view kEscapedXattr = "user.overlay.overlay.";
 
 struct DirCloser {
   void operator()(DIR* dir) const { ::closedir(dir); }
@@ -27,74 +25,76 @@ struct UpperXattrs {
   bool opaque = false;
 };
 
+// Walks the upper by directory descriptors: a step may have nested deeper than one path can name.
 class Capture {
  public:
-  Capture(std::string upper, const View& below, store::BlobStore& blobs)
-      : upper_(std::move(upper)), below_(below), blobs_(blobs) {}
+  Capture(const View& below, std::int64_t started_ns, store::BlobStore& blobs)
+      : below_(below), started_ns_(started_ns), blobs_(blobs) {}
 
-  Result<std::vector<LayerEntry>> run() {
+  Result<std::vector<LayerEntry>> run(const std::string& upper) {
     HM_ASSIGN(View::Node root, below_.root());
-    HM_TRY(directory("", std::optional(std::move(root))));
+    HM_ASSIGN(const Fd fd, open_file(upper, O_RDONLY | O_DIRECTORY));
+    HM_TRY(directory(fd.get(), "", std::optional(std::move(root))));
     return std::move(entries_);
   }
 
  private:
-  std::string host_path(const std::string& path) const {
-    return path.empty() ? upper_ : upper_ + "/" + path;
+  // Extended attributes cannot be asked for relative to a descriptor.
+  static std::string proc_path(int dir_fd, std::string_view name) {
+    return "/proc/self/fd/" + std::to_string(dir_fd) + "/" + std::string(name);
   }
 
-  Result<UpperXattrs> read_xattrs(const std::string& path) const {
-    const std::string host = host_path(path);
+  static Result<UpperXattrs> read_xattrs(const std::string& host) {
     UpperXattrs out;
     std::string names(65536, '\0');
     const ssize_t size = ::llistxattr(host.c_str(), names.data(), names.size());
     if (size < 0 && errno == ENOTSUP) return out;
-    if (size < 0) return fail_errno(host);
+    if (size < 0) return fail_errno("llistxattr");
     names.resize(static_cast<std::size_t>(size));
     for (std::size_t at = 0; at < names.size(); at = names.find('\0', at) + 1) {
-      std::string name = names.c_str() + at;
-      const bool overlays_own = name.starts_with(kOverlayXattr) && !name.starts_with(kEscapedXattr);
-      const bool kept =
-          !overlays_own && (name.starts_with("user.") || name == "security.capability" ||
-                            name.starts_with("system.posix_acl_"));
+      const std::string name = names.c_str() + at;
+      const bool kept = !is_overlays_own_xattr(name) &&
+                        (name.starts_with("user.") || name == "security.capability" ||
+                         name.starts_with("system.posix_acl_"));
       if (!kept && name != "user.overlay.opaque") continue;
       std::string value(65536, '\0');
       const ssize_t n = ::lgetxattr(host.c_str(), name.c_str(), value.data(), value.size());
-      if (n < 0) return fail_errno(host + ": " + name);
+      if (n < 0) return fail_errno(name);
       value.resize(static_cast<std::size_t>(n));
-      if (!kept) {
+      if (kept) {
+        out.kept.emplace_back(unescape_overlay_xattr(name), std::move(value));
+      } else {
         out.opaque = value == "y";
-        continue;
       }
-      if (name.starts_with(kEscapedXattr)) {
-        name = std::string(kOverlayXattr) + name.substr(kEscapedXattr.size());
-      }
-      out.kept.emplace_back(std::move(name), std::move(value));
     }
     std::sort(out.kept.begin(), out.kept.end());
     return out;
   }
 
-  Result<std::vector<std::string>> names_in(const std::string& path) const {
-    const std::string host = host_path(path);
-    const std::unique_ptr<DIR, DirCloser> dir(::opendir(host.c_str()));
-    if (!dir) return fail_errno(host);
+  static Result<std::vector<std::string>> names_in(int dir_fd) {
+    HM_ASSIGN(Fd again, open_at(dir_fd, ".", O_RDONLY | O_DIRECTORY));
+    const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(again.get()));
+    if (!dir) return fail_errno("opendir");
+    again.release();
     std::vector<std::string> names;
     errno = 0;
     while (const dirent* entry = ::readdir(dir.get())) {
       const std::string name = entry->d_name;
       if (name != "." && name != "..") names.push_back(name);
     }
-    if (errno != 0) return fail_errno(host);
+    if (errno != 0) return fail_errno("readdir");
     std::sort(names.begin(), names.end());
     return names;
   }
 
-  Result<LayerEntry> entry_of(const std::string& path, const struct stat& st) const {
+  // `name` in `dir_fd`, "" for the directory itself.
+  Result<LayerEntry> entry_of(int dir_fd, const std::string& name, const std::string& path,
+                              const struct stat& st) const {
     LayerEntry item;
     item.path = path;
     const auto kind = kind_of_mode(st.st_mode);
-    if (!kind) return fail(ErrorCode::kIo, path + ": unknown file type");
+    if (!kind) return fail(ErrorCode::kIo, "unknown file type");
+    if (path.size() > kLongestPath) return fail(ErrorCode::kIo, "the path is too long");
     item.entry.kind = *kind;
     item.entry.mode = st.st_mode & 07777;
     item.entry.uid = st.st_uid;
@@ -111,39 +111,39 @@ class Capture {
     }
     if (*kind == EntryKind::kSymlink) {
       item.entry.mode = 0777;
-      HM_ASSIGN(item.entry.target, read_link_at(AT_FDCWD, host_path(path)));
+      HM_ASSIGN(item.entry.target, read_link_at(dir_fd, name));
     }
-    HM_ASSIGN(UpperXattrs xattrs, read_xattrs(path));
+    HM_ASSIGN(UpperXattrs xattrs, read_xattrs(proc_path(dir_fd, name.empty() ? "." : name)));
     item.entry.xattrs = std::move(xattrs.kept);
     item.opaque = xattrs.opaque && *kind == EntryKind::kDirectory;
-    if (*kind != EntryKind::kDirectory && st.st_nlink > 1) {
-      item.entry.link_group = std::to_string(st.st_dev) + ":" + std::to_string(st.st_ino);
-    }
+    item.kept_time = *kind != EntryKind::kDirectory &&
+                     (item.mtime_ns < started_ns_ || item.mtime_ns > captured_ns_);
     return item;
   }
 
   // Adds `path` and everything below it; `lower` is what the view has there.
-  Status directory(const std::string& path, std::optional<View::Node> lower) {
+  Status directory(int fd, const std::string& path, std::optional<View::Node> lower) {
     struct stat st {};
-    if (::lstat(host_path(path).c_str(), &st) != 0) return fail_errno(host_path(path));
-    HM_ASSIGN(LayerEntry item, entry_of(path, st));
-    HM_ASSIGN(const auto names, names_in(path));
+    if (::fstat(fd, &st) != 0) return fail_errno("/" + path);
+    auto made = entry_of(fd, "", path, st);
+    if (!made) return fail(std::move(made).error().in("/" + path));
+    HM_ASSIGN(const auto names, names_in(fd));
     const bool merges = lower && lower->entry.kind == EntryKind::kDirectory;
-    const bool changes_nothing = merges && lower->entry == item.entry;
-    const bool opaque = item.opaque;
+    const bool changes_nothing = merges && lower->entry == made->entry;
+    const bool opaque = made->opaque;
     bool hides_names = false;
     if (opaque && merges && names.empty()) {
       HM_ASSIGN(const Listing hidden, below_.list(*lower));
       hides_names = !hidden.empty();
     }
     const std::size_t at = entries_.size();
-    entries_.push_back(std::move(item));
+    entries_.push_back(std::move(*made));
     for (const std::string& name : names) {
       std::optional<View::Node> below;
       if (merges && !opaque) {
         HM_ASSIGN(below, below_.child(*lower, name));
       }
-      HM_TRY(child(join_path(path, name), std::move(below)));
+      HM_TRY(child(fd, name, join_path(path, name), std::move(below)));
     }
     // The layer's encoding wants every parent; a directory that only repeats the view and has
     // nothing in it says nothing.
@@ -152,44 +152,64 @@ class Capture {
     return {};
   }
 
-  Status child(const std::string& path, std::optional<View::Node> lower) {
+  Status child(int dir_fd, const std::string& name, const std::string& path,
+               std::optional<View::Node> lower) {
     if (is_mounted_path(path)) return {};
     struct stat st {};
-    if (::lstat(host_path(path).c_str(), &st) != 0) return fail_errno(host_path(path));
-    if (S_ISDIR(st.st_mode)) return directory(path, std::move(lower));
-    HM_ASSIGN(LayerEntry item, entry_of(path, st));
-    if (!item.whiteout && item.entry.kind == EntryKind::kFile) {
-      HM_ASSIGN(item.content, file_content(path, item));
+    if (::fstatat(dir_fd, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
+      return fail_errno("/" + path);
     }
-    entries_.push_back(std::move(item));
+    if (S_ISDIR(st.st_mode)) {
+      auto fd = open_at(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+      if (!fd) return fail(std::move(fd).error().in("/" + path));
+      return directory(fd->get(), path, std::move(lower));
+    }
+    auto item = non_directory(dir_fd, name, path, st);
+    if (!item) return fail(std::move(item).error().in("/" + path));
+    entries_.push_back(std::move(*item));
     return {};
   }
 
-  Result<Digest> file_content(const std::string& path, const LayerEntry& item) {
-    const std::string& group = item.entry.link_group;
-    if (!group.empty()) {
-      if (const auto known = groups_.find(group); known != groups_.end()) return known->second;
+  Result<LayerEntry> non_directory(int dir_fd, const std::string& name, const std::string& path,
+                                   const struct stat& st) {
+    // Taking the first name of a link group into the store changes its inode: what the others are
+    // was seen then. Whiteouts are linked to each other and are no group.
+    const std::pair inode{st.st_dev, st.st_ino};
+    if (const auto first = groups_.find(inode); first != groups_.end()) {
+      LayerEntry item = first->second;
+      item.path = path;
+      return item;
     }
-    HM_ASSIGN(const store::BlobInfo info, blobs_.adopt(host_path(path)));
-    if (info.size != item.entry.size) {
-      return fail(ErrorCode::kIo, path + ": changed while it was captured");
+    HM_ASSIGN(LayerEntry item, entry_of(dir_fd, name, path, st));
+    if (item.whiteout) return item;
+    if (item.entry.kind == EntryKind::kFile) {
+      HM_ASSIGN(const store::BlobInfo info, blobs_.adopt(dir_fd, name));
+      if (info.size != item.entry.size) {
+        return fail(ErrorCode::kIo, "changed while it was captured");
+      }
+      item.content = info.digest;
     }
-    if (!group.empty()) groups_.emplace(group, info.digest);
-    return info.digest;
+    if (st.st_nlink > 1) {
+      item.entry.link_group = std::to_string(st.st_dev) + ":" + std::to_string(st.st_ino);
+      groups_.emplace(inode, item);
+    }
+    return item;
   }
 
-  const std::string upper_;
   const View& below_;
+  const std::int64_t started_ns_;
+  const std::int64_t captured_ns_ = now_ns();
   store::BlobStore& blobs_;
   std::vector<LayerEntry> entries_;
-  std::map<std::string, Digest> groups_;  // (device:inode) → content of a link group
+  std::map<std::pair<dev_t, ino_t>, LayerEntry> groups_;  // first name of each link group
 };
 
 }  // namespace
 
 Result<std::shared_ptr<const Layer>> capture_upper(const std::string& upper, const View& below,
+                                                   std::int64_t started_ns,
                                                    store::BlobStore& blobs) {
-  HM_ASSIGN(std::vector<LayerEntry> entries, Capture(upper, below, blobs).run());
+  HM_ASSIGN(std::vector<LayerEntry> entries, Capture(below, started_ns, blobs).run(upper));
   return Layer::build(std::move(entries));
 }
 

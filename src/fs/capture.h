@@ -18,8 +18,10 @@
 
 namespace hm::fs {
 
-// `upper` is used up: its files are blobs afterwards.
+// `upper` is used up: its files are blobs afterwards. `started_ns` is when the step started: files
+// older than that were given their time by the step.
 Result<std::shared_ptr<const Layer>> capture_upper(const std::string& upper, const View& below,
+                                                   std::int64_t started_ns,
                                                    store::BlobStore& blobs);
 
 // Stores the layer's two blobs; its digest names it.

@@ -73,7 +73,8 @@ std::string probe_text(const std::optional<Entry>& entry) {
   }
   if (!entry->xattrs.empty()) out += " xattrs=" + xattr_digest(entry->xattrs).hex();
   if (entry->nlink > 1) {
-    out += " links=" + std::to_string(entry->nlink) + ":" + entry->link_group;
+    // As a digest: the path may hold anything, and what follows must stay one field.
+    out += " links=" + std::to_string(entry->nlink) + ":" + Digest::of(entry->link_group).hex();
   }
   if (entry->kind == EntryKind::kSymlink) out += " target=" + entry->target;
   return out;
@@ -99,7 +100,7 @@ bool is_valid_name(std::string_view name) {
 }
 
 bool is_valid_path(std::string_view path) {
-  if (path.size() > 4095) return false;
+  if (path.size() > kLongestPath) return false;
   while (!path.empty()) {
     const std::size_t slash = path.find('/');
     if (!is_valid_name(path.substr(0, slash))) return false;

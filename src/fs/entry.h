@@ -64,7 +64,10 @@ std::string list_text(const Entry& entry, const Listing& listing);
 
 // A name that can stand in a directory: not empty, ".", "..", over 255 bytes, or with '/' or NUL.
 bool is_valid_name(std::string_view name);
-// A path of valid names, or "" (the root); at most 4095 bytes.
+// Deeper trees exist than one system call can name (PATH_MAX): steps build them with relative
+// paths.
+inline constexpr std::size_t kLongestPath = 65535;
+// A path of valid names, or "" (the root); at most kLongestPath bytes.
 bool is_valid_path(std::string_view path);
 std::string join_path(std::string_view dir, std::string_view name);
 std::string_view parent_path(std::string_view path);  // "" for a first-level path

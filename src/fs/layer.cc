@@ -36,6 +36,8 @@ void encode_entry(Writer& out, const LayerEntry& item, std::uint64_t group) {
     out.text(value);
   }
   out.number(group);
+  out.byte(item.kept_time ? 1 : 0);
+  if (item.kept_time) out.number(static_cast<std::uint64_t>(item.mtime_ns));
 }
 
 std::uint32_t narrow(std::uint64_t value, bool& bad) {
@@ -71,6 +73,10 @@ bool decode_entry(Reader& in, LayerEntry& item, std::uint64_t& group) {
     item.entry.xattrs.emplace_back(std::move(name), std::string(in.text()));
   }
   group = in.number();
+  const std::uint8_t kept_time = in.byte();
+  if (kept_time > 1) return false;
+  item.kept_time = kept_time == 1;
+  if (item.kept_time) item.mtime_ns = static_cast<std::int64_t>(in.number());
   return !bad && !in.failed();
 }
 
@@ -149,7 +155,9 @@ Result<std::shared_ptr<const Layer>> Layer::decode(std::string_view blob, std::s
   for (std::size_t i = 0; i < count; ++i) {
     LayerEntry& item = layer->entries_[i];
     if (!decode_entry(in, item, groups[i])) return corrupt("malformed entry");
-    if (!mtimes.empty()) item.mtime_ns = static_cast<std::int64_t>(times.number());
+    const auto mtime = static_cast<std::int64_t>(times.number());
+    if (!mtimes.empty() && item.kept_time && mtime != item.mtime_ns) return corrupt("bad time");
+    if (!mtimes.empty()) item.mtime_ns = mtime;
     if (groups[i] == 0) continue;
     const std::uint64_t first = groups[i] - 1;
     if (first > i || groups[first] != groups[i]) return corrupt("bad link group");

@@ -1,13 +1,14 @@
 // Layer: what one step wrote — a sorted set of path → entry, whiteout or opaque directory.
 //
-// Encoded, it is a blob without times, so that equal outputs have equal digests; the mtimes are a
-// second blob, one number per entry in the same order. The decoder believes nothing: a layer with
-// unsorted or duplicate paths, "..", a missing parent, or absurd numbers is kCorrupt.
-// A Layer is immutable once built and then thread-safe.
+// Encoded, it is a blob without the times of its execution, so that equal outputs have equal
+// digests; the mtimes are a second blob, one number per entry in the same order. The decoder
+// believes nothing: a layer with unsorted or duplicate paths, "..", a missing parent, or absurd
+// numbers is kCorrupt. A Layer is immutable once built and then thread-safe.
 //
 // Format 1: "hmlayer1", number of entries, then per entry: path, type byte (EntryKind, or 7 for a
 // whiteout), opaque byte, mode, uid, gid, size, rdev, content (32 bytes, files only), target,
-// number of xattrs and their names and values, link group (0, or 1 + index of its first entry).
+// number of xattrs and their names and values, link group (0, or 1 + index of its first entry),
+// kept-time byte and, if it is 1, the mtime in nanoseconds.
 // Numbers are 8 bytes little-endian, texts length-prefixed (store/util/bytes.h). A reader refuses
 // any other magic.
 #pragma once
@@ -30,8 +31,11 @@ struct LayerEntry {
   bool whiteout = false;
   bool opaque = false;  // directories: hides the children of everything below
   Entry entry;
-  Digest content;             // files only
-  std::int64_t mtime_ns = 0;  // not part of the encoding
+  Digest content;  // files only
+  std::int64_t mtime_ns = 0;
+  // The step set an older (or a future) time, as tar and cp -p do: then the time is part of the
+  // output, and of the encoding. Else it was written while the step ran.
+  bool kept_time = false;
 };
 
 class Layer {

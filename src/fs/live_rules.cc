@@ -6,21 +6,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <map>
 #include <mutex>
 
 namespace hm::fs {
 
 namespace {
-
-std::string real_path(const std::string& path) {
-  char* resolved = ::realpath(path.c_str(), nullptr);
-  if (resolved == nullptr) return path;
-  std::string out = resolved;
-  std::free(resolved);  // NOLINT: allocated by realpath with malloc
-  return out;
-}
 
 // Host paths below `root`, relative to it.
 std::vector<std::string> relative_to(const std::string& root,
@@ -68,7 +59,9 @@ class DirectoryRules final : public LiveRules {
   std::optional<LiveLocation> locate(const std::string& path) const override {
     return LiveLocation{root_.get(), path};
   }
-  Result<bool> visible(const std::string& path, EntryKind, std::uint32_t) override {
+  Result<bool> visible(const std::string& path, EntryKind kind, std::uint32_t) override {
+    // Device nodes cannot be opened in a step, and a 0:0 one would be a whiteout to overlayfs.
+    if (kind == EntryKind::kCharDevice || kind == EntryKind::kBlockDevice) return false;
     return !is_any_within(hidden_, path) || path.empty();
   }
   Entry entry(const LiveStat& stat) const override { return plain_entry(stat, owners_); }

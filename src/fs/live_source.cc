@@ -4,10 +4,13 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <climits>
 
 namespace hm::fs {
 
@@ -17,9 +20,13 @@ namespace {
 // default): a younger file's identity says nothing about its bytes.
 constexpr std::int64_t kTrustedAgeNs = 60'000'000'000;
 
-bool is_old_enough(const store::FileStamp& stamp) {
-  const std::int64_t youngest = std::max(stamp.mtime_ns, stamp.ctime_ns);
-  return now_ns() - youngest > kTrustedAgeNs;
+// The stamp under which the store may keep a file's digest; nullopt where it would prove nothing.
+std::optional<store::FileStamp> lasting_stamp(const LiveStat& stat) {
+  const std::int64_t youngest = std::max(stat.stamp.mtime_ns, stat.stamp.ctime_ns);
+  if (!stat.device || now_ns() - youngest <= kTrustedAgeNs) return std::nullopt;
+  store::FileStamp stamp = stat.stamp;
+  stamp.device = *stat.device;
+  return stamp;
 }
 
 struct DirCloser {
@@ -40,8 +47,30 @@ Result<Fd> open_beneath(const LiveLocation& where, int flags, bool cross_mounts)
   }
 }
 
-bool means_absent(int error) {
-  return error == ENOENT || error == ENOTDIR || error == ELOOP || error == ENAMETOOLONG;
+// A path longer than one system call can name may well exist: that is an error, not an absence.
+bool means_absent(int error, const std::string& path) {
+  return error == ENOENT || error == ENOTDIR || error == ELOOP ||
+         (error == ENAMETOOLONG && path.size() < PATH_MAX - 1);
+}
+
+// The filesystems on which (device, inode, size, mtime, ctime) of a file that has rested identifies
+// its bytes. Not tmpfs, where a store through a mapping changes no time, ever; not those made with
+// clamped times. statfs(2) names the numbers.
+constexpr std::array<std::int64_t, 4> kStampedFilesystems = {
+    0xEF53 /* ext2-4 */, 0x58465342 /* xfs */, 0x9123683E /* btrfs */, 0xF2F52010 /* f2fs */};
+
+// What stands for a device in a stamp: its filesystem's own id besides the number, which the next
+// image on a loop device has too. 0: stamps mean nothing there.
+std::uint64_t stamp_device(int fd, dev_t device) {
+  struct statfs st {};
+  if (::fstatfs(fd, &st) != 0) return 0;
+  const auto* known = std::find(kStampedFilesystems.begin(), kStampedFilesystems.end(),
+                                static_cast<std::int64_t>(st.f_type));
+  if (known == kStampedFilesystems.end()) return 0;
+  Hasher hasher;
+  hasher.field(device);
+  hasher.update({reinterpret_cast<const char*>(&st.f_fsid), sizeof st.f_fsid});
+  return std::hash<Digest>{}(hasher.finish()) | 1;
 }
 
 // Extended attributes that are part of an entry: not the host's labels, and not `trusted.`, which
@@ -118,8 +147,59 @@ LiveSource::~LiveSource() = default;
 LiveSource::Pin& LiveSource::pin(const std::string& path) {
   const std::lock_guard lock(mutex_);
   auto& slot = pins_[path];
-  if (!slot) slot = std::make_unique<Pin>();
+  if (!slot) {
+    slot = std::make_unique<Pin>();
+    if (!path.empty()) children_[std::string(parent_path(path))].push_back(path);
+  }
   return *slot;
+}
+
+LiveSource::Pin* LiveSource::find_pin(const std::string& path) {
+  const std::lock_guard lock(mutex_);
+  const auto it = pins_.find(path);
+  return it == pins_.end() ? nullptr : it->second.get();
+}
+
+std::optional<std::uint64_t> LiveSource::device_of(int fd, dev_t device) {
+  const std::lock_guard lock(mutex_);
+  const auto [it, fresh] = devices_.try_emplace(device, 0);
+  if (fresh) it->second = stamp_device(fd, device);
+  return it->second == 0 ? std::nullopt : std::optional(it->second);
+}
+
+// A listing and a lookup in it are two looks at one directory: if they disagree, it changed between
+// them. Whoever stores its half second sees the other's, so one of the two finds out.
+Status LiveSource::agrees_with_listing(const std::string& path) {
+  if (path.empty()) return {};
+  std::optional<EntryKind> listed;
+  {
+    Pin* dir = find_pin(std::string(parent_path(path)));
+    if (dir == nullptr) return {};
+    const std::lock_guard lock(dir->mutex);
+    if (!dir->listing) return {};
+    const auto item = std::lower_bound(
+        dir->listing->begin(), dir->listing->end(), base_name(path),
+        [](const DirEntry& entry, std::string_view name) { return entry.name < name; });
+    if (item != dir->listing->end() && item->name == base_name(path)) listed = item->kind;
+  }
+  Pin* child = find_pin(path);
+  const std::lock_guard lock(child->mutex);
+  if (!child->resolved) return {};
+  std::optional<EntryKind> found;
+  if (child->stat) found = child->stat->kind;
+  if (found == listed) return {};
+  return fail(ErrorCode::kChanged, rules_->display(path));
+}
+
+Status LiveSource::agrees_with_lookups(const std::string& dir) {
+  std::vector<std::string> children;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = children_.find(dir);
+    if (it != children_.end()) children = it->second;
+  }
+  for (const std::string& child : children) HM_TRY(agrees_with_listing(child));
+  return {};
 }
 
 Result<std::optional<LiveStat>> LiveSource::stat_now(const std::string& path) {
@@ -134,10 +214,12 @@ Result<std::optional<LiveStat>> LiveSource::stat_now(const std::string& path) {
   }
   auto fd = open_beneath(*where, O_PATH, rules_->crosses_mounts());
   if (!fd) {
-    if (means_absent(fd.error().errno_value)) return absent;
+    if (means_absent(fd.error().errno_value, path)) return absent;
     if (fd.error().errno_value != EXDEV)
       return fail(std::move(fd).error().in(rules_->display(path)));
     if (!is_foreign_directory(*where)) return absent;
+    HM_ASSIGN(const bool shown, rules_->visible(path, EntryKind::kDirectory, 0755));
+    if (!shown) return absent;
     LiveStat stat;
     stat.kind = EntryKind::kDirectory;
     stat.mode = 0755;
@@ -147,6 +229,7 @@ Result<std::optional<LiveStat>> LiveSource::stat_now(const std::string& path) {
   struct stat st {};
   if (::fstat(fd->get(), &st) != 0) return fail_errno(rules_->display(path));
   HM_ASSIGN(LiveStat stat, stat_of(st));
+  if (stat.kind == EntryKind::kFile) stat.device = device_of(fd->get(), st.st_dev);
   HM_ASSIGN(const bool visible, rules_->visible(path, stat.kind, stat.mode));
   if (!visible) return absent;
   if (stat.kind == EntryKind::kSymlink) {
@@ -166,10 +249,16 @@ Status LiveSource::resolve(Pin& pin, const std::string& path) {
 
 Result<std::optional<LiveEntry>> LiveSource::lookup(const std::string& path) {
   Pin& slot = pin(path);
-  const std::lock_guard lock(slot.mutex);
-  HM_TRY(resolve(slot, path));
-  if (!slot.stat) return std::optional<LiveEntry>{};
-  return std::optional(LiveEntry{rules_->entry(*slot.stat), rules_->mtime(*slot.stat)});
+  std::optional<LiveEntry> found;
+  bool fresh = false;
+  {
+    const std::lock_guard lock(slot.mutex);
+    fresh = !slot.resolved;
+    HM_TRY(resolve(slot, path));
+    if (slot.stat) found = LiveEntry{rules_->entry(*slot.stat), rules_->mtime(*slot.stat)};
+  }
+  if (fresh) HM_TRY(agrees_with_listing(path));
+  return found;
 }
 
 Result<Listing> LiveSource::list_now(const std::string& path) {
@@ -178,7 +267,7 @@ Result<Listing> LiveSource::list_now(const std::string& path) {
   if (!where || where->dir_fd < 0) return Listing{};
   auto fd = open_beneath(*where, O_RDONLY | O_DIRECTORY, rules_->crosses_mounts());
   if (!fd) {
-    if (means_absent(fd.error().errno_value))
+    if (means_absent(fd.error().errno_value, path))
       return fail(ErrorCode::kChanged, rules_->display(path));
     return fail(std::move(fd).error().in(rules_->display(path)));
   }
@@ -193,10 +282,17 @@ Result<Listing> LiveSource::list_now(const std::string& path) {
     auto kind = kind_of_dirent(entry->d_type);
     std::uint32_t mode = 0;
     if (!kind || rules_->needs_mode()) {
-      struct stat st {};
-      if (::fstatat(dir_fd, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;  // gone
-      kind = kind_of_mode(st.st_mode);
-      mode = st.st_mode & 07777;
+      struct statx st {};
+      if (::statx(dir_fd, name.c_str(), AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC,
+                  STATX_TYPE | STATX_MODE, &st) != 0) {
+        continue;  // gone
+      }
+      kind = kind_of_mode(st.stx_mode);
+      mode = st.stx_mode & 07777;
+      const bool foreign =
+          !rules_->crosses_mounts() && (st.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+      if (foreign && kind != EntryKind::kDirectory) continue;  // as stat_now has it
+      if (foreign) mode = 0755;
     }
     if (!kind) continue;
     HM_ASSIGN(const bool visible, rules_->visible(join_path(path, name), *kind, mode));
@@ -210,12 +306,17 @@ Result<Listing> LiveSource::list_now(const std::string& path) {
 
 Result<Listing> LiveSource::list(const std::string& path) {
   Pin& slot = pin(path);
-  const std::lock_guard lock(slot.mutex);
-  HM_TRY(resolve(slot, path));
-  if (slot.listing) return *slot.listing;
-  if (!slot.stat || slot.stat->foreign) return Listing{};
-  HM_ASSIGN(slot.listing, list_now(path));
-  return *slot.listing;
+  Listing listing;
+  {
+    const std::lock_guard lock(slot.mutex);
+    HM_TRY(resolve(slot, path));
+    if (slot.listing) return *slot.listing;
+    if (!slot.stat || slot.stat->foreign) return Listing{};
+    HM_ASSIGN(slot.listing, list_now(path));
+    listing = *slot.listing;
+  }
+  HM_TRY(agrees_with_lookups(path));
+  return listing;
 }
 
 // Opens the file whose stat is pinned; kChanged when it is another one, or written to, by now.
@@ -225,7 +326,7 @@ Result<Fd> LiveSource::open_pinned(const Pin& pin, const std::string& path) {
   // Should it have become a fifo meanwhile, O_NONBLOCK keeps the open from waiting for a writer.
   auto fd = open_beneath(*where, O_RDONLY | O_NONBLOCK, rules_->crosses_mounts());
   if (!fd) {
-    if (means_absent(fd.error().errno_value))
+    if (means_absent(fd.error().errno_value, path))
       return fail(ErrorCode::kChanged, rules_->display(path));
     return fail(std::move(fd).error().in(rules_->display(path)));
   }
@@ -249,26 +350,29 @@ Status check_unmoved(int fd, const LiveStat& pinned, const std::string& display)
 }
 }  // namespace
 
-Status LiveSource::learn(const LiveStat& stat, const Digest& digest) {
-  if (!is_old_enough(stat.stamp)) return {};
+void LiveSource::learn(const LiveStat& stat, const Digest& digest) {
+  const auto stamp = lasting_stamp(stat);
+  if (!stamp) return;
   const std::lock_guard lock(mutex_);
-  learned_.push_back({stat.stamp, digest});
-  return {};
+  learned_.push_back({*stamp, digest});
+}
+
+Result<std::optional<Digest>> LiveSource::known_digest(const LiveStat& stat) {
+  const auto stamp = lasting_stamp(stat);
+  if (!stamp) return std::optional<Digest>{};
+  return store_.file_digest(*stamp);
 }
 
 Result<Digest> LiveSource::digest_locked(Pin& pin, const std::string& path) {
   if (pin.content) return *pin.content;
   if (pin.stat->stamp.size == 0) return *(pin.content = Digest::of(""));
-  if (is_old_enough(pin.stat->stamp)) {
-    HM_ASSIGN(pin.content, store_.file_digest(pin.stat->stamp));
-    // Known by identity: the path must still lead there when the pin is used.
-    if (pin.content) return *pin.content;
-  }
+  HM_ASSIGN(pin.content, known_digest(*pin.stat));
+  if (pin.content) return *pin.content;
   HM_ASSIGN(const Fd fd, open_pinned(pin, path));
   HM_ASSIGN(const store::BlobInfo info, store::hash_fd(fd.get()));
   HM_TRY(check_unmoved(fd.get(), *pin.stat, rules_->display(path)));
   pin.content = info.digest;
-  HM_TRY(learn(*pin.stat, info.digest));
+  learn(*pin.stat, info.digest);
   return info.digest;
 }
 
@@ -291,9 +395,8 @@ Result<Digest> LiveSource::capture(const std::string& path) {
   }
   if (slot.captured) return *slot.content;
   const std::uint64_t size = slot.stat->stamp.size;
-  const bool known = slot.content.has_value() || is_old_enough(slot.stat->stamp);
-  if (known && !slot.content) {
-    HM_ASSIGN(slot.content, store_.file_digest(slot.stat->stamp));
+  if (!slot.content) {
+    HM_ASSIGN(slot.content, known_digest(*slot.stat));
   }
   if (slot.content && store_.blobs().has(*slot.content, size)) {
     slot.captured = true;
@@ -307,18 +410,13 @@ Result<Digest> LiveSource::capture(const std::string& path) {
   }
   slot.content = info.digest;
   slot.captured = true;
-  HM_TRY(learn(*slot.stat, info.digest));
+  learn(*slot.stat, info.digest);
   return info.digest;
 }
 
 Result<bool> LiveSource::moved(const std::string& path) {
-  Pin* slot = nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto it = pins_.find(path);
-    if (it == pins_.end()) return false;
-    slot = it->second.get();
-  }
+  Pin* slot = find_pin(path);
+  if (slot == nullptr) return false;
   const std::lock_guard lock(slot->mutex);
   if (!slot->resolved) return false;
   HM_ASSIGN(const auto now, stat_now(path));

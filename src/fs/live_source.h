@@ -60,12 +60,21 @@ class LiveSource {
   Status resolve(Pin& pin, const std::string& path);
   Result<Fd> open_pinned(const Pin& pin, const std::string& path);
   Result<Digest> digest_locked(Pin& pin, const std::string& path);
-  Status learn(const LiveStat& stat, const Digest& digest);
+  void learn(const LiveStat& stat, const Digest& digest);
+  Result<std::optional<Digest>> known_digest(const LiveStat& stat);
+  std::optional<std::uint64_t> device_of(int fd, dev_t device);
+  Status agrees_with_listing(const std::string& path);
+  Status agrees_with_lookups(const std::string& dir);
+  Pin* find_pin(const std::string& path);
 
   std::unique_ptr<LiveRules> rules_;
   store::Store& store_;
-  std::mutex mutex_;  // guards the two containers; a Pin has its own lock, taken after this one
+  // Guards the containers. A Pin has its own lock; no two Pins are ever locked at once, and this
+  // one may be taken while a Pin is locked.
+  std::mutex mutex_;
   std::unordered_map<std::string, std::unique_ptr<Pin>> pins_;
+  std::unordered_map<std::string, std::vector<std::string>> children_;  // pinned, by directory
+  std::unordered_map<dev_t, std::uint64_t> devices_;
   std::vector<store::FileDigest> learned_;
 };
 

@@ -8,6 +8,9 @@
 
 #include <cstring>
 
+#include "fs/overlay_xattr.h"
+#include "store/util/fd.h"
+
 namespace hm::fs {
 
 namespace {
@@ -17,7 +20,8 @@ Status make_like(const std::string& path, const Entry& entry) {
   if (::chown(path.c_str(), entry.uid, entry.gid) != 0) return fail_errno(path);
   if (::chmod(path.c_str(), entry.mode) != 0) return fail_errno(path);
   for (const auto& [name, value] : entry.xattrs) {
-    if (::setxattr(path.c_str(), name.c_str(), value.data(), value.size(), 0) != 0) {
+    const std::string on_disk = escape_overlay_xattr(name);
+    if (::setxattr(path.c_str(), on_disk.c_str(), value.data(), value.size(), 0) != 0) {
       return fail_errno(path + ": " + name);
     }
   }
@@ -48,11 +52,16 @@ Result<Overlay> Overlay::mount(const std::string& lower, const std::string& dir,
     const std::string path = dir + name;
     if (::mkdir(path.c_str(), 0700) != 0) return fail_errno(path);
   }
+  // By descriptor: a path may hold ':', ',' and '\\', which the option string gives a meaning.
+  HM_ASSIGN(const Fd lower_fd, open_file(lower, O_PATH | O_DIRECTORY));
+  HM_ASSIGN(const Fd upper_fd, open_file(dir + "/upper", O_PATH | O_DIRECTORY));
+  HM_ASSIGN(const Fd work_fd, open_file(dir + "/work", O_PATH | O_DIRECTORY));
+  const auto by_fd = [](const Fd& fd) { return "/proc/self/fd/" + std::to_string(fd.get()); };
   // userxattr implies redirect_dir=nofollow, and the kernel refuses to be told redirect_dir=off
   // too.
-  const std::string options = "lowerdir=" + lower + ",upperdir=" + dir + "/upper,workdir=" + dir +
-                              "/work,userxattr,metacopy=off,index=off,xino=off,"
-                              "volatile";
+  const std::string options = "lowerdir=" + by_fd(lower_fd) + ",upperdir=" + by_fd(upper_fd) +
+                              ",workdir=" + by_fd(work_fd) +
+                              ",userxattr,metacopy=off,index=off,xino=off,volatile";
   if (::mount("overlay", (dir + "/root").c_str(), "overlay", MS_NODEV, options.c_str()) != 0) {
     return fail(ErrorCode::kRefused,
                 std::string("cannot mount overlayfs (") + std::strerror(errno) +

@@ -22,6 +22,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "fs/overlay_xattr.h"
 #include "fs/skeleton.h"
 
 namespace hm::fs {
@@ -33,7 +34,6 @@ constexpr unsigned kServerThreads = 4;
 constexpr std::size_t kMaxTransfer = std::size_t{1} << 20;  // bytes of one READ
 constexpr std::size_t kOpenBlobs = 64;  // descriptors kept for files of more than one READ
 constexpr std::uint64_t kSmallFile = 128 * 1024;
-constexpr std::string_view kOverlayXattr = "user.overlay.";
 
 std::uint64_t inode_number(std::string_view identity) {
   const std::uint64_t hash = std::hash<Digest>{}(Digest::of(identity));
@@ -176,6 +176,7 @@ class FuseSession final : public Session {
   std::string mount_point_;
   std::unique_ptr<fuse_session, DestroySession> session_;
   std::vector<std::thread> threads_;
+  std::atomic<bool> stopping_{false};
   std::atomic<unsigned> running_{0};  // server threads
   std::mutex ended_mutex_;
   std::condition_variable_any ended_;  // one of them has ended
@@ -254,7 +255,8 @@ void FuseSession::watch(SessionNode& node) {
 
 int FuseSession::note_failure(const SessionNode& node, const Error& error) {
   const std::lock_guard lock(failure_mutex_);
-  if (!failure_) {
+  // An error that says what to do about it wins over one that only spoils the record.
+  if (!failure_ || failure_->kind == SessionFailure::Kind::kIncomplete) {
     SessionFailure failure{SessionFailure::Kind::kIncomplete, "/" + node.path, error.message};
     if (error.code == ErrorCode::kChanged) {
       failure.kind = SessionFailure::Kind::kMoved;
@@ -292,7 +294,7 @@ Result<std::optional<View::Node>> FuseSession::observe(const std::string& path,
 Trace FuseSession::trace() {
   TraceBuilder builder;
   nodes_.each([&](SessionNode& node) {
-    builder.add(observation_of(node), node.node ? &*node.node : nullptr);
+    builder.add(observation_of(node), node.node ? &*node.node : nullptr, node.listing);
   });
   return builder.finish(ImpliedAbsence::kDrop);
 }
@@ -441,13 +443,6 @@ void FuseSession::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_
   fuse_reply_buf(req, buffer.data(), used);
 }
 
-// The name under which overlayfs, mounted with userxattr, shows `name` to a step: what a step
-// itself called user.overlay.* is escaped on disk, and a raw one would be obeyed.
-std::string served_xattr_name(const std::string& name) {
-  if (!name.starts_with(kOverlayXattr)) return name;
-  return std::string(kOverlayXattr) + "overlay." + name.substr(kOverlayXattr.size());
-}
-
 void FuseSession::getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std::size_t size) {
   if (!view_.may_have_xattrs()) {
     fuse_reply_err(req, ENOSYS);  // the kernel stops asking
@@ -459,7 +454,7 @@ void FuseSession::getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std
     return;
   }
   for (const auto& [key, value] : node->node->entry.xattrs) {
-    if (served_xattr_name(key) != name) continue;
+    if (escape_overlay_xattr(key) != name) continue;
     if (size == 0) {
       fuse_reply_xattr(req, value.size());
     } else if (size < value.size()) {
@@ -484,7 +479,7 @@ void FuseSession::listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size) {
   }
   std::string names;
   for (const auto& [key, value] : node->node->entry.xattrs) {
-    names += served_xattr_name(key);
+    names += escape_overlay_xattr(key);
     names.push_back('\0');
   }
   if (size == 0) {
@@ -561,6 +556,13 @@ void FuseSession::serve() {
     if (size <= 0) break;
     fuse_session_process_buf(session_.get(), &buffer);
   }
+  if (!stopping_) {
+    const std::lock_guard failure_lock(failure_mutex_);
+    if (!failure_) {
+      failure_ =
+          SessionFailure{SessionFailure::Kind::kIncomplete, "/", "the FUSE connection ended"};
+    }
+  }
   fuse_session_exit(session_.get());
   std::free(buffer.mem);  // NOLINT: allocated by libfuse with malloc
   const std::lock_guard lock(ended_mutex_);
@@ -614,6 +616,7 @@ Status FuseSession::mount(const std::string& mount_point) {
 
 void FuseSession::stop() {
   if (!session_) return;
+  stopping_ = true;
   if (!mount_point_.empty()) ::umount2(mount_point_.c_str(), MNT_DETACH);
   fuse_session_exit(session_.get());
   fuse_session_unmount(session_.get());  // what fusermount3 mounted

@@ -66,10 +66,19 @@ Result<Trace> Trace::decode(std::string_view blob) {
   return trace;
 }
 
-void TraceBuilder::add(Observation observation, const View::Node* node) {
-  Item item{observation.kind, std::move(observation.value), node == nullptr,
+bool TraceBuilder::Item::lists(std::string_view name) const {
+  return !listing || std::any_of(listing->begin(), listing->end(),
+                                 [&](const DirEntry& child) { return child.name == name; });
+}
+
+void TraceBuilder::add(Observation observation, const View::Node* node,
+                       std::shared_ptr<const Listing> listing) {
+  Item item{observation.kind,
+            std::move(observation.value),
+            node == nullptr,
             node != nullptr && node->entry.kind != EntryKind::kDirectory,
-            node != nullptr ? node->origin : kOriginImage};
+            node != nullptr ? node->origin : kOriginImage,
+            std::move(listing)};
   const auto [it, fresh] = items_.try_emplace(std::move(observation.path), item);
   if (!fresh && it->second.kind == ObservationKind::kProbe) it->second = std::move(item);
 }
@@ -84,7 +93,10 @@ Trace TraceBuilder::finish(ImpliedAbsence implied) {
   for (auto& [path, item] : items_) {
     if (implied == ImpliedAbsence::kDrop && item.absent && !path.empty()) {
       const auto parent = items_.find(parent_path(path));
-      if (parent != items_.end() && parent->second.kind == ObservationKind::kList) continue;
+      const bool implied_here = parent != items_.end() &&
+                                parent->second.kind == ObservationKind::kList &&
+                                !parent->second.lists(base_name(path));
+      if (implied_here) continue;
     }
     if (item.timed && origins.size() > 1) {
       order.field(path);

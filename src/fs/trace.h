@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -45,15 +46,17 @@ struct Trace {
   std::string encode_path_set() const;
 };
 
-// What becomes of a path found absent under a listed directory: an execution drops it (the listing
-// implies it), an evaluation has to give a value for every path that it was asked about.
+// What becomes of a path found absent under a listed directory: an execution drops it where the
+// listing implies it (never where it shows the name: the two then contradict), an evaluation has to
+// give a value for every path that it was asked about.
 enum class ImpliedAbsence { kDrop, kKeep };
 
 // Collects observations of a session and of an evaluation alike.
 class TraceBuilder {
  public:
-  // `origin` only for files and symlinks, anything with a time that a step can compare.
-  void add(Observation observation, const View::Node* node);
+  // `node` is null for an absent path; `listing` are the names that a list observation showed.
+  void add(Observation observation, const View::Node* node,
+           std::shared_ptr<const Listing> listing = nullptr);
   Trace finish(ImpliedAbsence implied);
 
  private:
@@ -61,8 +64,10 @@ class TraceBuilder {
     ObservationKind kind;
     std::string value;
     bool absent;
-    bool timed;
+    bool timed;  // a file or a symlink: anything with a time that a step can compare
     Origin origin;
+    std::shared_ptr<const Listing> listing;
+    bool lists(std::string_view name) const;
   };
   std::map<std::string, Item, PathLess> items_;
 };

@@ -34,8 +34,7 @@ View::View(ViewBase base, std::vector<ViewLayer> layers, std::int64_t now_ns)
 }
 
 std::int64_t View::shown_mtime(const LayerEntry& item, std::uint16_t layer) const {
-  const bool is_new = item.mtime_ns >= layers_[layer].started_ns;
-  if (!is_new || shifts_[layer] == 0) return item.mtime_ns;
+  if (item.kept_time || shifts_[layer] == 0) return item.mtime_ns;
   return std::max(item.mtime_ns, std::min(item.mtime_ns + shifts_[layer], now_ns_));
 }
 

@@ -25,8 +25,8 @@ class TrackedCache {
   Result<bool> tracks(const std::string& path, IgnoreKind kind) {
     const std::lock_guard lock(mutex_);
     if (!files_) {
+      stamp_ = stamp();  // before: a change in between is then seen as one
       HM_ASSIGN(files_, load());
-      stamp_ = stamp();
     }
     return files_->tracks(path, kind);
   }

@@ -20,6 +20,8 @@ std::vector<std::string> components(const std::string& pattern) {
   return out;
 }
 
+constexpr int kMaxHops = 40;  // as the kernel's limit on symbolic links
+
 bool is_glob(const std::string& text) { return text.find_first_of("*?[") != std::string::npos; }
 
 class Observer {
@@ -32,10 +34,9 @@ class Observer {
     if (at == parts.size()) return take(dir);
     const std::string& part = parts[at];
     if (!is_glob(part)) {
-      const std::string path = fs::join_path(dir, part);
-      HM_ASSIGN(const auto node, session_.observe(path, fs::ObservationKind::kProbe));
-      if (!node) return false;
-      return match(path, parts, at + 1);
+      HM_ASSIGN(const auto path, follow(fs::join_path(dir, part), 0));
+      if (!path) return false;
+      return match(*path, parts, at + 1);
     }
     HM_ASSIGN(const auto node, session_.observe(dir, fs::ObservationKind::kList));
     if (!node || node->entry.kind != fs::EntryKind::kDirectory) return false;
@@ -61,8 +62,32 @@ class Observer {
   }
 
  private:
+  // Where `path` leads, observing every link on the way; nullopt when nothing is there. Only its
+  // last component may be a link: the directories before it were followed already.
+  Result<std::optional<std::string>> follow(const std::string& path, int hops) {
+    const std::optional<std::string> nothing;
+    HM_ASSIGN(const auto node, session_.observe(path, fs::ObservationKind::kProbe));
+    if (!node || hops > kMaxHops) return nothing;
+    if (node->entry.kind != fs::EntryKind::kSymlink) return std::optional(path);
+    const std::string& target = node->entry.target;
+    std::string at = target.starts_with("/") ? "" : std::string(fs::parent_path(path));
+    for (const std::string& part : components(target)) {
+      if (part == "..") {
+        at = fs::parent_path(at);
+        continue;
+      }
+      HM_ASSIGN(const auto next, follow(fs::join_path(at, part), hops + 1));
+      if (!next) return nothing;
+      at = *next;
+    }
+    return std::optional(at);
+  }
+
   // A matched path: the bytes of a file, the names in a directory.
-  Result<bool> take(const std::string& path) {
+  Result<bool> take(const std::string& matched) {
+    HM_ASSIGN(const auto target, follow(matched, 0));
+    if (!target) return false;
+    const std::string& path = *target;
     HM_ASSIGN(const auto node, session_.observe(path, fs::ObservationKind::kProbe));
     if (!node) return false;
     if (node->entry.kind == fs::EntryKind::kFile) {

@@ -2,6 +2,7 @@
 
 #include <sys/random.h>
 
+#include <algorithm>
 #include <array>
 #include <condition_variable>
 #include <cstdio>
@@ -159,7 +160,11 @@ class HumanEvents final : public EventSink {
                        const std::optional<std::string>&) override {
     line(step, "runs: " + reason);
   }
-  void step_start(const StepInfo&) override {}
+  void step_start(const StepInfo& step) override {  // also of a step that is started over
+    const std::lock_guard lock(mutex_);
+    hit_notes_.erase(step.id);
+    tails_.erase(step.id);
+  }
   void step_log(const StepInfo& step, Stream, std::string_view text) override {
     const std::lock_guard lock(mutex_);
     if (lines_ == LogLines::kAll) {
@@ -172,14 +177,13 @@ class HumanEvents final : public EventSink {
   }
   void step_cache_hit(const StepInfo& step, const std::string&, std::size_t observations) override {
     const std::lock_guard lock(mutex_);
-    hits_ += 1;
     hit_notes_[step.id] = "cached (" + std::to_string(observations) + " inputs unchanged)";
   }
   void step_skipped(const StepInfo& step, const std::string& reason,
                     const std::string& cause) override {
     {
       const std::lock_guard lock(mutex_);
-      skipped_ += 1;
+      ends_[step.id] = "skipped";
     }
     if (!cause.empty()) line(step, "skipped: " + reason);
   }
@@ -189,11 +193,12 @@ class HumanEvents final : public EventSink {
     const auto hit = hit_notes_.find(step.id);
     if (hit != hit_notes_.end()) {
       const std::string text = hit->second;
+      ends_[step.id] = "cached";
       lock.unlock();
       line(step, text);
       return;
     }
-    (exit_code == 0 ? ran_ : failed_) += 1;
+    ends_[step.id] = exit_code == 0 ? "ran" : "failed";
     if (exit_code != 0 && lines_ == LogLines::kFailedOnly) {
       for (const std::string& text : tails_[step.id]) print("[" + step.key + "] " + text);
     }
@@ -210,10 +215,15 @@ class HumanEvents final : public EventSink {
     const std::lock_guard lock(mutex_);
     std::string text =
         exit_code == 0 ? "passed" : "failed (exit " + std::to_string(exit_code) + ")";
-    text += " in " + seconds(duration_ms) + ": " + std::to_string(ran_) + " ran, " +
-            std::to_string(hits_) + " cached";
-    if (failed_ > 0) text += ", " + std::to_string(failed_) + " failed";
-    if (skipped_ > 0) text += ", " + std::to_string(skipped_) + " skipped";
+    text += " in " + seconds(duration_ms);
+    const char* separator = ": ";
+    for (const char* end : {"ran", "cached", "failed", "skipped"}) {
+      const auto count = std::count_if(ends_.begin(), ends_.end(),
+                                       [&](const auto& item) { return item.second == end; });
+      if (count == 0) continue;
+      text += separator + std::to_string(count) + " " + end;
+      separator = ", ";
+    }
     print(text);
   }
   void note(const std::string& text) override {
@@ -239,7 +249,7 @@ class HumanEvents final : public EventSink {
   std::size_t width_ = 0;
   std::map<std::string, std::deque<std::string>> tails_;
   std::map<std::string, std::string> hit_notes_;
-  int ran_ = 0, hits_ = 0, failed_ = 0, skipped_ = 0;
+  std::map<std::string, std::string> ends_;  // step id → how it ended last
 };
 
 class QuietEvents final : public EventSink {

@@ -1,7 +1,9 @@
 #include "runner/export.h"
 
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
@@ -107,6 +109,21 @@ Status export_path(const fs::View& view, store::Store& store, const std::string&
   if (status && ::rename(tmp.c_str(), dest.c_str()) != 0) status = fail_errno(dest);
   if (!status) (void)remove_tree(AT_FDCWD, tmp);
   return status;
+}
+
+Result<Fd> open_directory_beneath(const std::string& root, const std::string& path) {
+  HM_ASSIGN(const Fd top, open_file(root, O_PATH | O_DIRECTORY));
+  open_how how{};
+  how.flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
+  const char* name = path.empty() ? "." : path.c_str();
+  const long fd = ::syscall(SYS_openat2, top.get(), name, &how, sizeof how);
+  if (fd < 0) {
+    return fail(ErrorCode::kInvalid, system_error(root + "/" + path).message +
+                                         " (outputs go to directories of the "
+                                         "workspace, not through links)");
+  }
+  return Fd(static_cast<int>(fd));
 }
 
 Result<fs::View> view_of_step(const store::RunStep& step, const fs::ViewBase& base,

@@ -86,9 +86,10 @@ class NamespaceBackend final : public Backend {
     HM_ASSIGN(const fs::View::Node root, view.root());
     HM_ASSIGN(fs::Overlay overlay, fs::Overlay::mount(dir + "/lower", dir, root.entry));
 
+    HM_ASSIGN(const auto files, host_files(dir));
     const std::int64_t started_ns = coarse_now_ns();
     const auto started = std::chrono::steady_clock::now();
-    auto exit = run_sandboxed(bubblewrap_, overlay.root(), command, output, stop);
+    auto exit = run_sandboxed(bubblewrap_, overlay.root(), files, command, output, stop);
     overlay.unmount();
     session->stop();
     execution.failure = session->failure();
@@ -136,7 +137,7 @@ class NamespaceBackend final : public Backend {
 
   Result<std::optional<CapturedLayer>> capture(const std::string& upper, const fs::View& view,
                                                std::int64_t started_ns) {
-    HM_ASSIGN(auto layer, fs::capture_upper(upper, view, store_.blobs()));
+    HM_ASSIGN(auto layer, fs::capture_upper(upper, view, started_ns, store_.blobs()));
     HM_ASSIGN(const fs::StoredLayer stored, fs::store_layer(*layer, store_.blobs()));
     // An equal layer that is known already keeps its times: nothing below it has to look new.
     HM_ASSIGN(const auto known, store_.layer_times(stored.digest));
@@ -145,6 +146,8 @@ class NamespaceBackend final : public Backend {
       if (auto old = fs::load_layer(*known, store_.blobs())) {
         times = *known;
         layer = *old;
+      } else {
+        HM_TRY(store_.drop_layer(stored.digest));  // its times are damaged: these take their place
       }
     }
     fs::ViewLayer view_layer{stored.digest, std::move(layer), times.started_ns, times.captured_ns};

@@ -7,6 +7,7 @@
 #include <spawn.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -34,6 +35,20 @@ constexpr const char* kHostname = "hm";
 
 // Files of the host that a step sees, and that nobody observes: name resolution only.
 constexpr std::array<const char*, 2> kHostFiles = {"/etc/resolv.conf", "/etc/hosts"};
+constexpr const char* kHostnameFile = "/etc/hostname";
+
+// Soft and hard limits of a step, where the caller's hard limit allows.
+struct LimitRow {
+  int resource;
+  const char* name;
+  rlim_t soft;
+  rlim_t hard;
+};
+constexpr std::array<LimitRow, 4> kLimits = {
+    {{RLIMIT_NOFILE, "nofile", 65536, 65536},
+     {RLIMIT_CORE, "core", 0, 0},
+     {RLIMIT_STACK, "stack", 8 << 20, RLIM_INFINITY},
+     {RLIMIT_FSIZE, "fsize", RLIM_INFINITY, RLIM_INFINITY}}};
 
 struct Pipe {
   Fd read, write;
@@ -44,8 +59,8 @@ struct Pipe {
   }
 };
 
-std::vector<std::string> bubblewrap_arguments(const std::string& root, const Command& command,
-                                              int status_fd) {
+std::vector<std::string> bubblewrap_arguments(const std::string& root, const HostFiles& files,
+                                              const Command& command, int status_fd) {
   std::vector<std::string> args;
   const auto add = [&](std::initializer_list<std::string> more) {
     args.insert(args.end(), more.begin(), more.end());
@@ -60,7 +75,10 @@ std::vector<std::string> bubblewrap_arguments(const std::string& root, const Com
   }
   add({"--bind", root, "/", "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/sys", "/sys",
        "--tmpfs", "/run"});
-  for (const char* path : kHostFiles) add({"--ro-bind-try", path, path});
+  // As root the kernel's settings would be writable, and core_pattern runs programs on the host.
+  add({"--ro-bind", "/proc/sys", "/proc/sys", "--ro-bind-try", "/proc/sysrq-trigger",
+       "/proc/sysrq-trigger"});
+  for (const auto& [path, host] : files) add({"--ro-bind", host, path});
   add({"--cap-drop", "ALL"});
   for (const char* capability : kCapabilities) add({"--cap-add", capability});
   add({"--clearenv"});
@@ -268,12 +286,47 @@ Result<std::string> find_bubblewrap() {
               "bubblewrap (bwrap) is not in PATH: install it (apt-get install bubblewrap)");
 }
 
+Result<HostFiles> host_files(const std::string& dir) {
+  HostFiles files;
+  const std::string hostname = dir + "/hostname";
+  const std::string empty = dir + "/empty";
+  HM_TRY(write_file_atomically(hostname, std::string(kHostname) + "\n", 0644));
+  HM_TRY(write_file_atomically(empty, "", 0644));
+  files.emplace_back(kHostnameFile, hostname);
+  for (const char* path : kHostFiles) {
+    const std::string real = real_path(path);
+    files.emplace_back(path, ::access(real.c_str(), R_OK) == 0 ? real : empty);
+  }
+  return files;
+}
+
+void apply_limits() {
+  for (const LimitRow& row : kLimits) {
+    rlimit limit{};
+    if (::getrlimit(static_cast<__rlimit_resource>(row.resource), &limit) != 0) continue;
+    limit.rlim_max = std::min(limit.rlim_max, row.hard);
+    limit.rlim_cur = std::min(limit.rlim_max, row.soft);
+    ::setrlimit(static_cast<__rlimit_resource>(row.resource), &limit);
+  }
+}
+
+std::string limits_description() {
+  std::string out;
+  for (const LimitRow& row : kLimits) {
+    rlimit limit{};
+    ::getrlimit(static_cast<__rlimit_resource>(row.resource), &limit);
+    out += std::string(row.name) + "=" + std::to_string(limit.rlim_cur) + ":" +
+           std::to_string(limit.rlim_max) + ";";
+  }
+  return out;
+}
+
 Status check_bubblewrap(const std::string& bubblewrap) {
   Command probe;
   probe.argv = {"true"};
   probe.env = {{"PATH", "/usr/bin:/bin"}};
   HM_ASSIGN(const SandboxExit exit,
-            run_sandboxed(bubblewrap, "", probe, [](Stream, std::string_view) {}, {}));
+            run_sandboxed(bubblewrap, "", {}, probe, [](Stream, std::string_view) {}, {}));
   if (exit.exit_code == 0) return {};
   return fail(ErrorCode::kRefused, "bubblewrap cannot run `true` on this machine (exit " +
                                        std::to_string(exit.exit_code) + ")");
@@ -281,7 +334,7 @@ Status check_bubblewrap(const std::string& bubblewrap) {
 
 std::string sandbox_description() {
   std::string out =
-      "bwrap 1; user 0:0; umask 022; stdin /dev/null; /proc /dev /sys(ro) /run(tmpfs)"
+      "bwrap 1; user 0:0; umask 022; stdin /dev/null; /proc (sys ro) /dev /sys(ro) /run(tmpfs)"
       "; hostname ";
   out += kHostname;
   for (const char* path : kHostFiles) out += std::string("; ") + path;
@@ -290,13 +343,13 @@ std::string sandbox_description() {
 }
 
 Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::string& root,
-                                  const Command& command, const Backend::Output& output,
-                                  const std::stop_token& stop) {
+                                  const HostFiles& files, const Command& command,
+                                  const Backend::Output& output, const std::stop_token& stop) {
   HM_ASSIGN(Pipe out, Pipe::make());
   HM_ASSIGN(Pipe err, Pipe::make());
   HM_ASSIGN(Pipe status, Pipe::make());
   HM_ASSIGN(const Fd null, open_file("/dev/null", O_RDONLY));
-  HM_ASSIGN(Fd args, arguments_file(bubblewrap_arguments(root, command, kStatusFd)));
+  HM_ASSIGN(Fd args, arguments_file(bubblewrap_arguments(root, files, command, kStatusFd)));
   // What is handed over must not sit on a number that is handed out: move everything up first.
   FileActions actions;
   std::array<std::pair<int, int>, 5> given = {{{null.get(), 0},
@@ -337,6 +390,10 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
   const bool command_ran = status_number(supervisor.status(), "exit-code") >= 0;
   if (!command_ran && !result.timed_out && !result.cancelled) {
     const std::string line = sandbox_says.substr(0, sandbox_says.find('\n'));
+    if (line.starts_with("bwrap: Can't chdir to ")) {  // the pipeline's mistake, or its parent's
+      result.exit_code = 126;
+      return result;
+    }
     if (line.starts_with("bwrap: execvp ")) {  // as a shell would say: not found, not executable
       result.exit_code = line.ends_with(std::strerror(ENOENT)) ? 127 : 126;
       return result;

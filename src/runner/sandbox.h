@@ -26,10 +26,20 @@ Result<std::string> find_bubblewrap();
 // Whether bubblewrap can set up its namespaces here: runs `true` on the host's root, read-only.
 Status check_bubblewrap(const std::string& bubblewrap);
 
+// The unobserved files of the sandbox's own: where in a step's root, and which file of the host.
+using HostFiles = std::vector<std::pair<std::string, std::string>>;
+// resolv.conf and hosts are the host's (empty without one), hostname is ours; made in `dir`.
+Result<HostFiles> host_files(const std::string& dir);
+
+// Gives this process, and so every step, the same resource limits whatever its caller's are; what
+// cannot be raised stays, and is part of every key (limits_description).
+void apply_limits();
+std::string limits_description();
+
 // `root` is a mounted, writable root directory; "" probes the machine (check_bubblewrap).
 Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::string& root,
-                                  const Command& command, const Backend::Output& output,
-                                  const std::stop_token& stop);
+                                  const HostFiles& files, const Command& command,
+                                  const Backend::Output& output, const std::stop_token& stop);
 
 // Describes everything about the sandbox that a step can see and that is not in its view: part of
 // the static key.

@@ -82,8 +82,9 @@ class RunImpl final : public Run {
   std::string stop_cause_;  // the step that failed
   bool restart_ = false;
   std::string restart_reason_;
+  bool store_damaged_ = false;  // why there is a restart
   bool timed_out_ = false;
-  bool workspace_kept_moving_ = false;
+  bool gave_up_ = false;
   std::optional<Error> error_;
   std::optional<std::stop_source> attempt_stop_;
 };
@@ -265,6 +266,7 @@ void RunImpl::finish(std::size_t index, Result<StepResult> result) {
     node.has_result = false;
     restart_ = true;
     restart_reason_ = result->reason;
+    store_damaged_ = result->store_damaged;
     if (result->store_damaged) {
       // The layer that lacks bytes came from an ancestor: all of them have to be looked up again.
       for (auto at = pipeline_.steps[index].parent; at; at = pipeline_.steps[*at].parent) {
@@ -309,9 +311,8 @@ Status RunImpl::run_attempt(const std::stop_token& stop) {
     const std::lock_guard lock(mutex_);
     restart_ = false;
     attempt_stop_.emplace();
-    for (Node& node : nodes_) {
-      if (node.phase == Phase::kDone && passed(node)) node.phase = Phase::kWaiting;
-    }
+    stopping_ = false;
+    for (Node& node : nodes_) node.phase = Phase::kWaiting;
   }
   const std::stop_callback on_stop(stop, [&] {
     attempt_stop_->request_stop();
@@ -328,12 +329,20 @@ Status RunImpl::run_attempt(const std::stop_token& stop) {
 }
 
 Status RunImpl::run_attempts(const std::stop_token& stop) {
-  for (int restarts = 0;; ++restarts) {
+  // Damage in the store is repaired by running what made it: at most once for each step.
+  std::size_t repairs_left = nodes_.size();
+  for (int moves = 0;;) {
     HM_TRY(run_attempt(stop));
     if (!restart_ || error_ || stop.stop_requested()) return {};
-    if (restarts == kMaxRestarts) {
-      workspace_kept_moving_ = true;
-      events_.note("workspace changed while running: " + fs::printable(restart_reason_));
+    if (store_damaged_ && repairs_left-- > 0) {
+      events_.note(restart_reason_ + ": what made it runs again");
+      continue;
+    }
+    if (store_damaged_ || moves++ == kMaxRestarts) {
+      gave_up_ = true;
+      events_.note(
+          (store_damaged_ ? "the store stays damaged: " : "workspace changed while running: ") +
+          fs::printable(restart_reason_));
       return {};
     }
     events_.note(fs::printable(restart_reason_) + " changed while running: starting over");
@@ -393,7 +402,7 @@ ExitCode RunImpl::verdict(const std::stop_token& stop) const {
   if (error_) return ExitCode::kInfrastructure;
   if (stop.stop_requested()) return ExitCode::kCancelled;
   if (timed_out_) return ExitCode::kTimeout;
-  if (workspace_kept_moving_) return ExitCode::kFailed;
+  if (gave_up_) return ExitCode::kFailed;
   const bool all = std::all_of(nodes_.begin(), nodes_.end(), passed);
   return all ? ExitCode::kPassed : ExitCode::kFailed;
 }

@@ -1,6 +1,7 @@
 #include "runner/static_key.h"
 
 #include <sys/utsname.h>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
@@ -13,6 +14,15 @@ namespace {
 
 // Raised whenever the meaning of a recorded trace or layer changes.
 constexpr const char* kKeyFormat = "hm-key-1";
+
+// Supplementary groups, which only root can drop.
+std::string groups() {
+  std::vector<gid_t> ids(static_cast<std::size_t>(std::max(0, ::getgroups(0, nullptr))));
+  const int count = ::getgroups(static_cast<int>(ids.size()), ids.data());
+  std::string out;
+  for (int i = 0; i < count; ++i) out += " " + std::to_string(ids[static_cast<std::size_t>(i)]);
+  return out;
+}
 
 std::string digest_of_list(const std::vector<std::string>& items) {
   Hasher hasher;
@@ -34,6 +44,7 @@ std::string describe(const std::string& component) {
       {"network", "its network setting changed"},
       {"on_change", "its on_change list changed"},
       {"ids", "it runs in another id mode (root or rootless)"},
+      {"limits", "its resource limits changed"},
       {"platform", "it runs on another platform"},
       {"sandbox", "the sandbox changed with this version of hm"},
       {"format", "the cache format changed with this version of hm"}};
@@ -54,7 +65,8 @@ StaticKey static_key(const Command& command, IdMode id_mode) {
   for (const auto& [name, value] : command.env) parts["env." + name] = text(value);
   parts["cwd"] = text(command.cwd);
   parts["network"] = text(command.network == Network::kHost ? "host" : "none");
-  parts["ids"] = text(to_string(id_mode));
+  parts["ids"] = text(std::string(to_string(id_mode)) + groups());
+  parts["limits"] = text(limits_description());
   parts["platform"] = text(platform());
   parts["sandbox"] = text(sandbox_description() + fs::skeleton_digest().hex());
   parts["on_change"] = digest_of_list(command.on_change);
@@ -68,7 +80,8 @@ StaticKey static_key(const Command& command, IdMode id_mode) {
 }
 
 std::string encode_components(const StaticKey& key) {
-  return nlohmann::json(key.components).dump();
+  return nlohmann::json(key.components)
+      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 std::string components_change(const std::string& before, const StaticKey& now) {

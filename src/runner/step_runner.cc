@@ -1,5 +1,7 @@
 #include "runner/step_runner.h"
 
+#include <algorithm>
+
 #include "fs/capture.h"
 
 namespace hm::runner {
@@ -138,7 +140,7 @@ Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, Miss m
     return restart(std::move(key), failure->path);
   }
   if (failure && failure->kind == fs::SessionFailure::Kind::kStore) {
-    HM_TRY(drop_damaged(*failure, view));
+    HM_TRY(drop_damaged(view));
     StepResult result = restart(std::move(key), failure->reason);
     result.store_damaged = true;
     return result;
@@ -179,6 +181,7 @@ Status StepRunner::record(const StepJob& job, const Execution& execution, StepRe
   batch.layers.push_back(execution.captured->times);
   batch.locks.push_back(std::move(flight));
   if (execution.failure) {
+    result.strong_key = Digest{};
     events_.note("step '" + job.info.key + "' is not cached: " + execution.failure->path + ": " +
                  execution.failure->reason);
   } else if (job.cache.enabled) {
@@ -215,15 +218,21 @@ Result<std::optional<std::string>> StepRunner::moved_path(const fs::Trace& trace
   return sources.workspace().moved_rule_file();
 }
 
-Status StepRunner::drop_damaged(const fs::SessionFailure& failure, const fs::View& view) {
-  HM_ASSIGN(const auto node, view.resolve(failure.path.substr(1)));
-  if (node && node->origin >= fs::kOriginFirstLayer) {
-    return store_.drop_layer(view.layers()[node->origin - fs::kOriginFirstLayer].digest);
+Status StepRunner::drop_damaged(const fs::View& view) {
+  for (const fs::ViewLayer& item : view.layers()) {
+    const auto& entries = item.layer->entries();
+    const bool whole = std::all_of(entries.begin(), entries.end(), [&](const auto& entry) {
+      const bool has_bytes =
+          !entry.whiteout && entry.entry.kind == fs::EntryKind::kFile && entry.entry.size > 0;
+      return !has_bytes || store_.blobs().has(entry.content, entry.entry.size);
+    });
+    if (!whole) HM_TRY(store_.drop_layer(item.digest));
   }
   return {};
 }
 
 Result<bool> StepRunner::still_holds(const StepResult& result, const fs::View& view) {
+  if (result.strong_key.is_zero()) return false;  // its observation log is incomplete
   const auto blob = store_.blobs().read(result.path_set);
   if (!blob) return false;
   HM_ASSIGN(const fs::Trace path_set, fs::Trace::decode(*blob));

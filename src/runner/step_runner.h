@@ -71,7 +71,7 @@ class StepRunner {
   Status record(const StepJob& job, const Execution& execution, StepResult& result, Fd flight);
   Result<std::optional<std::string>> moved_path(const fs::Trace& trace, const fs::View& view,
                                                 Sources& sources);
-  Status drop_damaged(const fs::SessionFailure& failure, const fs::View& view);
+  Status drop_damaged(const fs::View& view);
 
   store::Store& store_;
   Backend& backend_;

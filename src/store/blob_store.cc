@@ -61,19 +61,19 @@ bool BlobStore::has(const Digest& digest, std::uint64_t size) const {
          static_cast<std::uint64_t>(st.st_size) == size;
 }
 
-Status BlobStore::publish(const std::string& tmp, const BlobInfo& info) {
+Status BlobStore::publish(int dir_fd, const std::string& tmp, const BlobInfo& info) {
   // An existing file of another size is what a power cut left: the rename replaces it.
   if (has(info.digest, info.size)) {
-    ::unlink(tmp.c_str());
+    ::unlinkat(dir_fd, tmp.c_str(), 0);
     return {};
   }
-  if (::chmod(tmp.c_str(), 0444) != 0) return fail_errno(tmp);
+  if (::fchmodat(dir_fd, tmp.c_str(), 0444, 0) != 0) return fail_errno(tmp);
   const std::string path = path_of(info.digest);
-  if (::rename(tmp.c_str(), path.c_str()) == 0) return {};
+  if (::renameat(dir_fd, tmp.c_str(), AT_FDCWD, path.c_str()) == 0) return {};
   if (errno != ENOENT) return fail_errno(path);
   const std::string shard = path.substr(0, path.rfind('/'));
   if (::mkdir(shard.c_str(), 0700) != 0 && errno != EEXIST) return fail_errno(shard);
-  if (::rename(tmp.c_str(), path.c_str()) != 0) return fail_errno(path);
+  if (::renameat(dir_fd, tmp.c_str(), AT_FDCWD, path.c_str()) != 0) return fail_errno(path);
   return {};
 }
 
@@ -83,7 +83,7 @@ Result<Digest> BlobStore::put(std::string_view data) {
   const std::string tmp = scratch_->fresh("blob");
   HM_ASSIGN(const Fd fd, open_file(tmp, O_WRONLY | O_CREAT | O_EXCL, 0600));
   auto status = write_all(fd.get(), data);
-  if (status) status = publish(tmp, info);
+  if (status) status = publish(AT_FDCWD, tmp, info);
   if (!status) {
     ::unlink(tmp.c_str());
     return fail(std::move(status).error());
@@ -98,24 +98,26 @@ Result<BlobInfo> BlobStore::put_copy(int fd) {
   if (status) {
     // What was copied is hashed, not what was read: the name is right even if the source moves.
     HM_ASSIGN(const BlobInfo info, hash_fd(out.get()));
-    status = publish(tmp, info);
+    status = publish(AT_FDCWD, tmp, info);
     if (status) return info;
   }
   ::unlink(tmp.c_str());
   return fail(std::move(status).error());
 }
 
-Result<BlobInfo> BlobStore::adopt(const std::string& path) {
+Result<BlobInfo> BlobStore::adopt(int dir_fd, const std::string& name) {
   // A step may have left mode 000; an owner without capabilities could not open that.
-  auto fd = open_file(path, O_RDONLY | O_NOFOLLOW);
-  if (!fd && fd.error().errno_value == EACCES && ::chmod(path.c_str(), 0400) == 0) {
-    fd = open_file(path, O_RDONLY | O_NOFOLLOW);
+  auto fd = open_at(dir_fd, name, O_RDONLY | O_NOFOLLOW);
+  if (!fd && fd.error().errno_value == EACCES && ::fchmodat(dir_fd, name.c_str(), 0400, 0) == 0) {
+    fd = open_at(dir_fd, name, O_RDONLY | O_NOFOLLOW);
   }
   if (!fd) return fail(std::move(fd).error());
   HM_ASSIGN(const BlobInfo info, hash_fd(fd->get()));
-  HM_TRY(publish(path, info));
+  HM_TRY(publish(dir_fd, name, info));
   return info;
 }
+
+Result<BlobInfo> BlobStore::adopt(const std::string& path) { return adopt(AT_FDCWD, path); }
 
 Result<Fd> BlobStore::open_blob(const Digest& digest, std::uint64_t expected_size) const {
   auto fd = open_file(path_of(digest), O_RDONLY | O_NOFOLLOW);

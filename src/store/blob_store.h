@@ -31,8 +31,9 @@ class BlobStore {
   Result<Digest> put(std::string_view data);
   // Copies the bytes of `fd` (a reflink where the filesystem has them) and hashes the copy.
   Result<BlobInfo> put_copy(int fd);
-  // Makes the regular file `path` (nobody else may write it any more) a blob by renaming it: no
-  // copy.
+  // Makes the regular file `name` in `dir_fd` (nobody may write it any more) a blob by renaming it:
+  // no copy.
+  Result<BlobInfo> adopt(int dir_fd, const std::string& name);
   Result<BlobInfo> adopt(const std::string& path);
 
   // kNotFound when absent; kCorrupt when its size is not `expected_size`.
@@ -44,7 +45,7 @@ class BlobStore {
  private:
   BlobStore(std::string root, Scratch* scratch) : root_(std::move(root)), scratch_(scratch) {}
   std::string path_of(const Digest& digest) const;
-  Status publish(const std::string& tmp, const BlobInfo& info);
+  Status publish(int dir_fd, const std::string& tmp, const BlobInfo& info);
 
   std::string root_;
   Scratch* scratch_;

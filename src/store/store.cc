@@ -235,7 +235,10 @@ class SqliteStore final : public Store {
   }
 
   ~SqliteStore() override {
-    committer_.request_stop();
+    {
+      const std::lock_guard lock(queue_mutex_);  // else the committer may miss the wake-up
+      committer_.request_stop();
+    }
     wake_.notify_all();
   }
 
@@ -318,8 +321,11 @@ class SqliteStore final : public Store {
 
   Status drop_layer(const Digest& layer) override {
     const std::lock_guard lock(read_mutex_);
-    HM_ASSIGN(Stmt stmt, reader_.prepare("DELETE FROM records WHERE layer=?"));
-    return stmt.bind(layer).run();
+    for (const char* table : {"records", "layers"}) {
+      HM_ASSIGN(Stmt stmt, reader_.prepare(std::string("DELETE FROM ") + table + " WHERE layer=?"));
+      HM_TRY(stmt.bind(layer).run());
+    }
+    return {};
   }
 
   void touch(const Record& record) override {
@@ -457,13 +463,15 @@ class SqliteStore final : public Store {
 
 }  // namespace
 
-Result<std::unique_ptr<Store>> Store::open(const std::string& home) {
+Result<std::unique_ptr<Store>> Store::open(const std::string& named_home) {
   const auto refused = [&](Error error) {
     if (error.code == ErrorCode::kRefused) return fail(std::move(error));
-    return fail(ErrorCode::kRefused, "cannot use the store " + home + ": " + error.message +
+    return fail(ErrorCode::kRefused, "cannot use the store " + named_home + ": " + error.message +
                                          " (set HM_HOME to a folder that can be written)");
   };
-  if (auto status = make_directories(home, 0700); !status) return refused(status.error());
+  if (auto status = make_directories(named_home, 0700); !status) return refused(status.error());
+  // One spelling for everybody who has to recognise a path below it.
+  const std::string home = real_path(named_home);
   auto home_fd = open_file(home, O_RDONLY | O_DIRECTORY);
   if (!home_fd) return refused(home_fd.error());
   // Two processes that switch a new database to WAL at once get "locked" whatever the busy timeout:

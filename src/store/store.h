@@ -121,7 +121,7 @@ class Store {
   virtual Result<std::optional<RunStep>> last_step(const std::string& workspace,
                                                    const std::string& pipeline,
                                                    const std::string& key) = 0;
-  // Forgets every record whose result is this layer: its bytes turned out to be gone or wrong.
+  // Forgets this layer and every record whose result it is: its bytes are gone or wrong.
   virtual Status drop_layer(const Digest& layer) = 0;
   virtual void touch(const Record& record) = 0;  // used now; written with the next batch
 

@@ -26,6 +26,8 @@ struct Raw {
   std::uint64_t xattr_count = 0;
   std::vector<std::string> xattrs;  // names and values
   std::uint64_t group = 0;
+  std::uint8_t kept_time = 0;
+  std::uint64_t mtime = 0;  // only with kept_time
 };
 
 Raw raw_dir(const std::string& path) {
@@ -61,6 +63,8 @@ std::string encode_raw(const std::vector<Raw>& entries, std::optional<std::uint6
     out.number(raw.xattr_count);
     for (const std::string& text : raw.xattrs) out.text(text);
     out.number(raw.group);
+    out.byte(raw.kept_time);
+    if (raw.kept_time != 0) out.number(raw.mtime);
   }
   return out.take();
 }
@@ -84,25 +88,30 @@ TEST(Layer, TheRawEncoderOfThisTestIsRight) {
 
 TEST(Layer, EncodingIsFixed) {
   // Format 1 must stay readable for ever: its bytes are pinned here.
-  const auto layer = build_layer({dir_entry("d"), file_entry("d/f", "abc", 0755), link_entry("l", "d/f"),
-                                  whiteout_entry("w")});
-  EXPECT_EQ(Digest::of(layer->encode()).hex(), Digest::of(encode_raw({
-      raw_dir("d"),
-      changed(raw_file("d/f"), [](Raw& raw) {
-        raw.mode = 0755;
-        raw.size = 3;
-        raw.content = std::string(Digest::of("abc").raw());
-      }),
-      changed(raw_file("l"), [](Raw& raw) {
-        raw.type = 2;
-        raw.mode = 0777;
-        raw.target = "d/f";
-      }),
-      changed(raw_file("w"), [](Raw& raw) {
-        raw.type = 7;
-        raw.mode = 0;
-      }),
-  })).hex());
+  const auto layer = build_layer({dir_entry("d"), file_entry("d/f", "abc", 0755),
+                                  link_entry("l", "d/f"), whiteout_entry("w")});
+  EXPECT_EQ(Digest::of(layer->encode()).hex(),
+            Digest::of(encode_raw({
+                           raw_dir("d"),
+                           changed(raw_file("d/f"),
+                                   [](Raw& raw) {
+                                     raw.mode = 0755;
+                                     raw.size = 3;
+                                     raw.content = std::string(Digest::of("abc").raw());
+                                   }),
+                           changed(raw_file("l"),
+                                   [](Raw& raw) {
+                                     raw.type = 2;
+                                     raw.mode = 0777;
+                                     raw.target = "d/f";
+                                   }),
+                           changed(raw_file("w"),
+                                   [](Raw& raw) {
+                                     raw.type = 7;
+                                     raw.mode = 0;
+                                   }),
+                       }))
+                .hex());
 }
 
 TEST(Layer, EmptyLayer) {
@@ -114,7 +123,8 @@ TEST(Layer, EmptyLayer) {
 }
 
 TEST(Layer, BuildSortsAndFindsPaths) {
-  const auto layer = build_layer({file_entry("b", "2"), file_entry("a/x", "1"), dir_entry("a"), file_entry("a-", "")});
+  const auto layer = build_layer(
+      {file_entry("b", "2"), file_entry("a/x", "1"), dir_entry("a"), file_entry("a-", "")});
   std::vector<std::string> paths;
   for (const LayerEntry& item : layer->entries()) paths.push_back(item.path);
   EXPECT_EQ(paths, (std::vector<std::string>{"a", "a/x", "a-", "b"}));
@@ -129,8 +139,9 @@ TEST(Layer, BuildSortsAndFindsPaths) {
 }
 
 TEST(Layer, LinkGroupsAreNamedByTheirFirstPath) {
-  const auto layer = build_layer({grouped(file_entry("z", "x"), "8:1"), grouped(file_entry("m", "x"), "8:1"),
-                                  grouped(file_entry("alone", "y"), "8:2")});
+  const auto layer =
+      build_layer({grouped(file_entry("z", "x"), "8:1"), grouped(file_entry("m", "x"), "8:1"),
+                   grouped(file_entry("alone", "y"), "8:2")});
   EXPECT_EQ(layer->find("m")->entry.nlink, 2U);
   EXPECT_EQ(layer->find("m")->entry.link_group, "m");
   EXPECT_EQ(layer->find("z")->entry.link_group, "m");
@@ -173,11 +184,13 @@ std::vector<LayerEntry> random_entries(Random& random) {
         if (random.chance(40)) item = grouped(file_entry(path, "linked"), "group");
         break;
     }
-    item.entry.uid = item.entry.link_group.empty() ? static_cast<std::uint32_t>(random.number()) : 0;
+    item.entry.uid =
+        item.entry.link_group.empty() ? static_cast<std::uint32_t>(random.number()) : 0;
     if (item.entry.link_group.empty() && random.chance(20)) {
       item.entry.xattrs = {{"user.a", std::string("\0\xff", 2)}, {"user.b", ""}};
     }
     item.mtime_ns = static_cast<std::int64_t>(random.number());
+    item.kept_time = item.entry.link_group.empty() && random.chance(30);
     out.push_back(item);
   }
   return out;
@@ -191,9 +204,11 @@ void expect_equal(const Layer& a, const Layer& b) {
     ASSERT_EQ(x.path, y.path);
     EXPECT_EQ(x.whiteout, y.whiteout) << x.path;
     EXPECT_EQ(x.opaque, y.opaque) << x.path;
-    EXPECT_TRUE(x.entry == y.entry) << x.path << ": " << probe_text(x.entry) << " / " << probe_text(y.entry);
+    EXPECT_TRUE(x.entry == y.entry)
+        << x.path << ": " << probe_text(x.entry) << " / " << probe_text(y.entry);
     EXPECT_EQ(x.content, y.content) << x.path;
     EXPECT_EQ(x.mtime_ns, y.mtime_ns) << x.path;
+    EXPECT_EQ(x.kept_time, y.kept_time) << x.path;
     EXPECT_EQ(b.find(x.path), &y);
   }
 }
@@ -213,19 +228,45 @@ TEST(Layer, RandomLayersComeBack) {
   }
 }
 
-TEST(Layer, TimesAreNotInTheDigest) {
+TEST(Layer, TimesOfTheExecutionAreNotInTheDigest) {
   Random random(11);
   std::vector<LayerEntry> entries = random_entries(random);
   const auto before = build_layer(entries);
-  for (LayerEntry& item : entries) item.mtime_ns += 1'000'000;
+  for (LayerEntry& item : entries) item.mtime_ns += item.kept_time ? 0 : 1'000'000;
   const auto after = build_layer(entries);
   EXPECT_EQ(before->encode(), after->encode());
   EXPECT_NE(before->encode_mtimes(), after->encode_mtimes());
 }
 
+TEST(Layer, TimesThatTheStepSetAreInTheDigest) {
+  LayerEntry item = file_entry("f", "x");
+  item.mtime_ns = 1000;
+  const std::string written = build_layer({item})->encode();
+  item.kept_time = true;
+  const std::string kept = build_layer({item})->encode();
+  EXPECT_NE(kept, written);
+  item.mtime_ns = 2000;
+  const auto layer = build_layer({item});
+  EXPECT_NE(layer->encode(), kept);
+  const auto again = must(Layer::decode(layer->encode(), ""));
+  EXPECT_EQ(again->find("f")->mtime_ns, 2000) << "known without the other blob";
+}
+
+TEST(LayerDecode, RefusesTimesThatContradictTheKeptOnes) {
+  LayerEntry item = file_entry("f", "x");
+  item.mtime_ns = 1000;
+  item.kept_time = true;
+  const auto layer = build_layer({item});
+  item.mtime_ns = 1001;
+  EXPECT_TRUE(Layer::decode(layer->encode(), layer->encode_mtimes()));
+  expect_refused(layer->encode(), "another time", build_layer({item})->encode_mtimes());
+}
+
 TEST(Layer, OrderOfConstructionIsNotInTheDigest) {
-  const auto one = build_layer({grouped(file_entry("a", "x"), "1"), dir_entry("d"), grouped(file_entry("b", "x"), "1")});
-  const auto two = build_layer({grouped(file_entry("b", "x"), "9"), grouped(file_entry("a", "x"), "9"), dir_entry("d")});
+  const auto one = build_layer(
+      {grouped(file_entry("a", "x"), "1"), dir_entry("d"), grouped(file_entry("b", "x"), "1")});
+  const auto two = build_layer(
+      {grouped(file_entry("b", "x"), "9"), grouped(file_entry("a", "x"), "9"), dir_entry("d")});
   EXPECT_EQ(one->encode(), two->encode());
 }
 
@@ -239,7 +280,9 @@ TEST(Layer, EveryFieldIsInTheDigest) {
       [](LayerEntry& item) { item.entry.gid = 1; },
       [](LayerEntry& item) { item.entry.size = 2; },
       [](LayerEntry& item) { item.content = Digest::of("y"); },
-      [](LayerEntry& item) { item.entry.xattrs = {{"user.a", ""}}; },
+      [](LayerEntry& item) {
+        item.entry.xattrs = {{"user.a", ""}};
+      },
       [](LayerEntry& item) { item = whiteout_entry("f"); },
       [](LayerEntry& item) { item = dir_entry("f"); },
       [](LayerEntry& item) { item = link_entry("f", "x"); },
@@ -304,29 +347,65 @@ TEST(LayerDecode, RefusesBadStructure) {
   expect_refused({raw_file("d/f")}, "no parent");
   expect_refused({raw_dir("d"), raw_file("d/e/f")}, "no parent in between");
   expect_refused({raw_file("d"), raw_file("d/f")}, "child of a file");
-  expect_refused({changed(raw_file("d"), [](Raw& raw) { raw.type = 7; raw.mode = 0; }), raw_file("d/f")},
+  expect_refused({changed(raw_file("d"),
+                          [](Raw& raw) {
+                            raw.type = 7;
+                            raw.mode = 0;
+                          }),
+                  raw_file("d/f")},
                  "child of a whiteout");
-  expect_refused({changed(raw_file("d"), [](Raw& raw) { raw.type = 2; raw.target = "x"; }), raw_file("d/f")},
+  expect_refused({changed(raw_file("d"),
+                          [](Raw& raw) {
+                            raw.type = 2;
+                            raw.target = "x";
+                          }),
+                  raw_file("d/f")},
                  "child of a symlink");
   expect_refused({raw_file("")}, "the root is no directory");
-  expect_refused({changed(raw_file(""), [](Raw& raw) { raw.type = 7; raw.mode = 0; })}, "the root is a whiteout");
+  expect_refused({changed(raw_file(""),
+                          [](Raw& raw) {
+                            raw.type = 7;
+                            raw.mode = 0;
+                          })},
+                 "the root is a whiteout");
 }
 
 TEST(LayerDecode, RefusesBadEntries) {
   const std::vector<std::pair<std::string, std::function<void(Raw&)>>> cases = {
       {"unknown type", [](Raw& raw) { raw.type = 8; }},
-      {"opaque byte", [](Raw& raw) { raw.type = 1; raw.opaque = 2; }},
+      {"opaque byte",
+       [](Raw& raw) {
+         raw.type = 1;
+         raw.opaque = 2;
+       }},
       {"opaque file", [](Raw& raw) { raw.opaque = 1; }},
-      {"opaque whiteout", [](Raw& raw) { raw.type = 7; raw.mode = 0; raw.opaque = 1; }},
+      {"opaque whiteout",
+       [](Raw& raw) {
+         raw.type = 7;
+         raw.mode = 0;
+         raw.opaque = 1;
+       }},
       {"type bits in the mode", [](Raw& raw) { raw.mode = 0100644; }},
       {"mode of 64 bits", [](Raw& raw) { raw.mode = (1ULL << 32) | 0644; }},
       {"uid of 64 bits", [](Raw& raw) { raw.uid = 1ULL << 32; }},
       {"gid of 64 bits", [](Raw& raw) { raw.gid = 1ULL << 32; }},
       {"negative size", [](Raw& raw) { raw.size = 1ULL << 63; }},
-      {"size of a directory", [](Raw& raw) { raw.type = 1; raw.size = 1; }},
+      {"size of a directory",
+       [](Raw& raw) {
+         raw.type = 1;
+         raw.size = 1;
+       }},
       {"symlink to nothing", [](Raw& raw) { raw.type = 2; }},
-      {"symlink with NUL", [](Raw& raw) { raw.type = 2; raw.target = std::string("a\0b", 3); }},
-      {"symlink too long", [](Raw& raw) { raw.type = 2; raw.target = std::string(4096, 'x'); }},
+      {"symlink with NUL",
+       [](Raw& raw) {
+         raw.type = 2;
+         raw.target = std::string("a\0b", 3);
+       }},
+      {"symlink too long",
+       [](Raw& raw) {
+         raw.type = 2;
+         raw.target = std::string(4096, 'x');
+       }},
       {"file with a target", [](Raw& raw) { raw.target = "x"; }},
       {"char device 0:0", [](Raw& raw) { raw.type = 5; }},
       {"block device 0:0", [](Raw& raw) { raw.type = 6; }},
@@ -337,6 +416,7 @@ TEST(LayerDecode, RefusesBadEntries) {
          raw.xattr_count = 2;
          raw.xattrs = {"user.b", "", "user.a", ""};
        }},
+      {"kept-time byte", [](Raw& raw) { raw.kept_time = 2; }},
       {"short digest", [](Raw& raw) { raw.content.pop_back(); }},
   };
   for (const auto& [why, change] : cases) expect_refused({changed(raw_file("x"), change)}, why);
@@ -353,7 +433,7 @@ TEST(LayerDecode, RefusesTheSandboxsOwnPaths) {
 }
 
 TEST(LayerDecode, RefusesAbsurdCounts) {
-  for (const std::uint64_t count : {std::uint64_t{1}, std::uint64_t{3}, 1ULL << 40, ~0ULL, ~0ULL / 8 + 1}) {
+  for (const std::uint64_t count : {1ULL, 3ULL, 1ULL << 40, ~0ULL, ~0ULL / 8 + 1}) {
     expect_refused(encode_raw({raw_file("a"), raw_file("b")}, count), std::to_string(count));
   }
 }
@@ -367,12 +447,18 @@ TEST(LayerDecode, RefusesBadLinkGroups) {
   expect_refused({raw_file("a"), member("b", 1)}, "the head is not in the group");
   expect_refused({member("a", 9)}, "beyond the end");
   expect_refused({member("a", ~0ULL)}, "far beyond the end");
-  expect_refused({member("a", 1), changed(member("b", 1), [](Raw& raw) { raw.content = std::string(32, 'd'); })},
+  expect_refused({member("a", 1),
+                  changed(member("b", 1), [](Raw& raw) { raw.content = std::string(32, 'd'); })},
                  "other bytes under one inode");
   expect_refused({changed(raw_dir("a"), [](Raw& raw) { raw.group = 1; }),
                   changed(raw_dir("b"), [](Raw& raw) { raw.group = 1; })},
                  "hard-linked directories");
-  expect_refused({changed(member("a", 1), [](Raw& raw) { raw.type = 7; raw.mode = 0; })}, "a linked whiteout");
+  expect_refused({changed(member("a", 1),
+                          [](Raw& raw) {
+                            raw.type = 7;
+                            raw.mode = 0;
+                          })},
+                 "a linked whiteout");
 }
 
 TEST(LayerDecode, RefusesTimesThatDoNotFit) {

@@ -67,10 +67,21 @@ TEST(TraceBuilder, AbsenceUnderAListedDirectoryIsImplied) {
   TraceBuilder drop;
   fill(drop);
   EXPECT_EQ(paths_of(drop.finish(ImpliedAbsence::kDrop)),
-            (Paths{"probe ", "probe absent", "list listed", "probe listed/sub", "probe listed/sub/absent", "probe listed/there"}));
+            (Paths{"probe ", "probe absent", "list listed", "probe listed/sub",
+                   "probe listed/sub/absent", "probe listed/there"}));
   TraceBuilder keep;
   fill(keep);
   EXPECT_EQ(keep.finish(ImpliedAbsence::kKeep).observations.size(), 7U);
+}
+
+TEST(TraceBuilder, AbsenceThatContradictsTheListingIsKept) {
+  const View::Node dir = node_of(EntryKind::kDirectory);
+  const auto names = std::make_shared<const Listing>(Listing{{"there", EntryKind::kFile}});
+  TraceBuilder builder;
+  builder.add({"d", kList, "dir"}, &dir, names);
+  builder.add({"d/there", kProbe, "absent"}, nullptr);
+  builder.add({"d/none", kProbe, "absent"}, nullptr);
+  EXPECT_EQ(paths_of(builder.finish(ImpliedAbsence::kDrop)), (Paths{"list d", "probe d/there"}));
 }
 
 TEST(TraceBuilder, AbsenceAtTheRootIsImpliedByItsListing) {
@@ -117,7 +128,10 @@ TEST(TraceOrder, DirectoriesAndAbsentPathsHaveNoTime) {
 // --- encoding
 
 Trace sample() {
-  return {{{"", kList, "dir"}, {"a", kProbe, "absent"}, {"a-b", kContent, "file \xff"}, {"z", kProbe, ""}},
+  return {{{"", kList, "dir"},
+           {"a", kProbe, "absent"},
+           {"a-b", kContent, "file \xff"},
+           {"z", kProbe, ""}},
           "the order"};
 }
 
@@ -177,7 +191,7 @@ TEST(TraceDecode, RefusesMalformed) {
   std::string blob = sample().encode();
   blob[7] = '2';
   EXPECT_FALSE(Trace::decode(blob)) << "unknown format";
-  for (const std::uint64_t count : {std::uint64_t{3}, std::uint64_t{5}, 1ULL << 40, ~0ULL}) {
+  for (const std::uint64_t count : {3ULL, 5ULL, 1ULL << 40, ~0ULL}) {
     std::string wrong = sample().encode();
     for (std::size_t i = 0; i < 8; ++i) wrong[8 + i] = static_cast<char>(count >> (8 * i));
     EXPECT_FALSE(Trace::decode(wrong)) << count;
@@ -225,20 +239,32 @@ class Evaluate : public ::testing::Test {
 };
 
 TEST_F(Evaluate, GivesTheValuesOfObserve) {
-  const View view = trees_.view({view_layer({dir_entry("bin"), file_entry("bin/new", "n"), whiteout_entry("tmp")})});
-  const Trace wanted = path_set({{"", kList}, {"bin", kList}, {"bin/new", kContent}, {"bin/none", kProbe}, {"bin/tool", kContent},
-                                 {"tmp", kProbe}, {"tmp/x", kProbe}, {"workspace/src", kList}, {"workspace/src/link", kProbe},
-                                 {"workspace/src/main.c", kProbe}, {"workspace/src/main.c/below", kProbe}});
+  const View view = trees_.view(
+      {view_layer({dir_entry("bin"), file_entry("bin/new", "n"), whiteout_entry("tmp")})});
+  const Trace wanted = path_set({{"", kList},
+                                 {"bin", kList},
+                                 {"bin/new", kContent},
+                                 {"bin/none", kProbe},
+                                 {"bin/tool", kContent},
+                                 {"tmp", kProbe},
+                                 {"tmp/x", kProbe},
+                                 {"workspace/src", kList},
+                                 {"workspace/src/link", kProbe},
+                                 {"workspace/src/main.c", kProbe},
+                                 {"workspace/src/main.c/below", kProbe}});
   const Trace trace = must(evaluate(view, wanted));
-  ASSERT_EQ(trace.encode_path_set(), wanted.encode_path_set()) << "a value for every path that was asked";
+  ASSERT_EQ(trace.encode_path_set(), wanted.encode_path_set())
+      << "a value for every path that was asked";
   for (const Observation& item : trace.observations) {
     const auto node = must(view.resolve(item.path));
-    EXPECT_EQ(item.value, node ? must(observe(view, *node, item.kind)) : probe_text(std::nullopt)) << item.path;
+    EXPECT_EQ(item.value, node ? must(observe(view, *node, item.kind)) : probe_text(std::nullopt))
+        << item.path;
   }
 }
 
 TEST_F(Evaluate, AbsentUnderAListedDirectoryStillHasAValue) {
-  const Trace trace = must(evaluate(trees_.view(), path_set({{"bin", kList}, {"bin/none", kProbe}})));
+  const Trace trace =
+      must(evaluate(trees_.view(), path_set({{"bin", kList}, {"bin/none", kProbe}})));
   ASSERT_EQ(trace.observations.size(), 2U);
   EXPECT_EQ(trace.observations[1].value, "absent");
 }
@@ -246,14 +272,18 @@ TEST_F(Evaluate, AbsentUnderAListedDirectoryStillHasAValue) {
 TEST_F(Evaluate, KindThatDoesNotFitYieldsTheEntry) {
   must_be_zero(::mkfifo(trees_.image("fifo").c_str(), 0644), "mkfifo");
   const View view = trees_.view();
-  const Trace trace = must(evaluate(view, path_set({{"bin", kContent}, {"bin/tool", kList}, {"fifo", kContent}, {"workspace/src/link", kContent}})));
+  const Trace trace = must(evaluate(view, path_set({{"bin", kContent},
+                                                    {"bin/tool", kList},
+                                                    {"fifo", kContent},
+                                                    {"workspace/src/link", kContent}})));
   for (const Observation& item : trace.observations) {
     EXPECT_EQ(item.value, probe_text(must(view.resolve(item.path))->entry)) << item.path;
   }
 }
 
 TEST_F(Evaluate, EqualViewsGiveEqualStrongKeys) {
-  const Trace wanted = path_set({{"bin/tool", kContent}, {"workspace/src/main.c", kContent}, {"workspace/src", kList}});
+  const Trace wanted = path_set(
+      {{"bin/tool", kContent}, {"workspace/src/main.c", kContent}, {"workspace/src", kList}});
   const auto key = [&] { return strong_key({}, {}, must(evaluate(trees_.view(), wanted))); };
   const Digest before = key();
   set_mtime(trees_.image("bin/tool"), 1000);
@@ -272,12 +302,14 @@ TEST_F(Evaluate, OrderFollowsTheOrigins) {
   const Trace wanted = path_set({{"bin/tool", kContent}, {"workspace/src/main.c", kContent}});
   const Trace plain = must(evaluate(trees_.view(), wanted));
   // The same bytes, but now a layer wrote main.c: make would see another "newer than".
-  const auto layer = view_layer({dir_entry("workspace"), dir_entry("workspace/src"), file_entry("workspace/src/main.c", "main")});
+  const auto layer = view_layer({dir_entry("workspace"), dir_entry("workspace/src"),
+                                 file_entry("workspace/src/main.c", "main")});
   const Trace built = must(evaluate(trees_.view({layer}), wanted));
   EXPECT_EQ(plain.observations, built.observations);
   EXPECT_NE(plain.order, built.order);
   // A layer below that touches nothing observed moves the origin, not the rank.
-  const Trace shifted = must(evaluate(trees_.view({view_layer({file_entry("other", "")}), layer}), wanted));
+  const Trace shifted =
+      must(evaluate(trees_.view({view_layer({file_entry("other", "")}), layer}), wanted));
   EXPECT_EQ(shifted.order, built.order);
 }
 
@@ -289,25 +321,33 @@ std::string change_of(std::vector<Observation> before, std::vector<Observation> 
 }
 
 const char* const kFile = "file mode=0644 owner=0:0 size=3";
-std::string with_sha(const std::string& text, char digit) { return text + " sha256=" + std::string(64, digit); }
+std::string with_sha(const std::string& text, char digit) {
+  return text + " sha256=" + std::string(64, digit);
+}
 
 TEST(FirstChange, Texts) {
   EXPECT_EQ(change_of({{"p", kProbe, kFile}}, {{"p", kProbe, kFile}}), "");
   EXPECT_EQ(change_of({{"p", kProbe, "absent"}}, {{"p", kProbe, kFile}}), "p: exists now");
   EXPECT_EQ(change_of({{"p", kProbe, kFile}}, {{"p", kProbe, "absent"}}), "p: is gone");
-  EXPECT_EQ(change_of({{"p", kProbe, kFile}}, {{"p", kProbe, "dir mode=0755 owner=0:0"}}), "p: was a file, is a dir");
-  EXPECT_EQ(change_of({{"p", kContent, with_sha(kFile, '1')}}, {{"p", kContent, with_sha(kFile, '2')}}), "p: content changed");
+  EXPECT_EQ(change_of({{"p", kProbe, kFile}}, {{"p", kProbe, "dir mode=0755 owner=0:0"}}),
+            "p: was a file, is a dir");
+  EXPECT_EQ(
+      change_of({{"p", kContent, with_sha(kFile, '1')}}, {{"p", kContent, with_sha(kFile, '2')}}),
+      "p: content changed");
   EXPECT_EQ(change_of({{"p", kContent, with_sha(kFile, '1')}},
                       {{"p", kContent, with_sha("file mode=0644 owner=0:0 size=44", '2')}}),
             "p: content changed");
-  EXPECT_EQ(change_of({{"p", kList, "dir mode=0755 owner=0:0 names=1:aa"}}, {{"p", kList, "dir mode=0755 owner=0:0 names=2:bb"}}),
+  EXPECT_EQ(change_of({{"p", kList, "dir mode=0755 owner=0:0 names=1:aa"}},
+                      {{"p", kList, "dir mode=0755 owner=0:0 names=2:bb"}}),
             "p: names in it changed");
-  EXPECT_EQ(change_of({{"p", kProbe, "symlink mode=0777 owner=0:0 target=a"}}, {{"p", kProbe, "symlink mode=0777 owner=0:0 target=b"}}),
+  EXPECT_EQ(change_of({{"p", kProbe, "symlink mode=0777 owner=0:0 target=a"}},
+                      {{"p", kProbe, "symlink mode=0777 owner=0:0 target=b"}}),
             "p: points elsewhere");
   EXPECT_EQ(change_of({{"p", kProbe, kFile}}, {{"p", kProbe, "file mode=0755 owner=0:0 size=3"}}),
             "p: file mode=0644 owner=0:0 size=3 became file mode=0755 owner=0:0 size=3");
   EXPECT_EQ(change_of({{"p", kContent, with_sha(kFile, '1')}},
-                      {{"p", kContent, with_sha("file mode=0755 owner=0:0 size=3", '1')}}).find("p: file mode=0644"),
+                      {{"p", kContent, with_sha("file mode=0755 owner=0:0 size=3", '1')}})
+                .find("p: file mode=0644"),
             0U)
       << "a mode is no content";
 }

@@ -93,7 +93,8 @@ TEST_F(ViewTest, SourcesAlone) {
 
 TEST_F(ViewTest, WithoutSourcesThereIsTheSkeleton) {
   const View view({}, {}, now_ns());
-  EXPECT_EQ(names(view, ""), (Names{"dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "var", "workspace"}));
+  EXPECT_EQ(names(view, ""),
+            (Names{"dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "var", "workspace"}));
   EXPECT_EQ(names(view, "etc"), (Names{"hostname", "hosts", "resolv.conf"}));
   EXPECT_EQ(names(view, "var"), (Names{"cache", "tmp"}));
   EXPECT_EQ(names(view, "workspace"), Names{});
@@ -102,9 +103,9 @@ TEST_F(ViewTest, WithoutSourcesThereIsTheSkeleton) {
 }
 
 TEST_F(ViewTest, WhiteoutHidesWhatIsBelow) {
-  const View view = trees_.view({view_layer({dir_entry("usr"), dir_entry("usr/lib"), whiteout_entry("usr/lib/one"),
-                                             whiteout_entry("file"), dir_entry("workspace"),
-                                             whiteout_entry("workspace/src")})});
+  const View view = trees_.view({view_layer(
+      {dir_entry("usr"), dir_entry("usr/lib"), whiteout_entry("usr/lib/one"),
+       whiteout_entry("file"), dir_entry("workspace"), whiteout_entry("workspace/src")})});
   EXPECT_EQ(look(view, "usr/lib/one"), "-");
   EXPECT_EQ(look(view, "usr/lib/two"), file_of("2"));
   EXPECT_EQ(look(view, "file"), "-");
@@ -115,7 +116,8 @@ TEST_F(ViewTest, WhiteoutHidesWhatIsBelow) {
 }
 
 TEST_F(ViewTest, WhatAWhiteoutHidMayComeBackEmpty) {
-  const View view = trees_.view({view_layer({whiteout_entry("usr")}), view_layer({dir_entry("usr"), file_entry("usr/new", "n")})});
+  const View view = trees_.view({view_layer({whiteout_entry("usr")}),
+                                 view_layer({dir_entry("usr"), file_entry("usr/new", "n")})});
   EXPECT_EQ(names(view, "usr"), Names{"new"});
   EXPECT_EQ(look(view, "usr/bin/tool"), "-");
 }
@@ -126,12 +128,14 @@ TEST_F(ViewTest, OpaqueHidesTheChildrenOnly) {
   EXPECT_EQ(look(view, "usr/bin"), "-");
   EXPECT_EQ(look(view, "file"), file_of("image file"));
   // A merging directory above the opaque one still sees nothing of what is below.
-  const View above = trees_.view({view_layer({opaque_entry("usr")}), view_layer({dir_entry("usr"), file_entry("usr/x", "")})});
+  const View above = trees_.view(
+      {view_layer({opaque_entry("usr")}), view_layer({dir_entry("usr"), file_entry("usr/x", "")})});
   EXPECT_EQ(names(above, "usr"), Names{"x"});
 }
 
 TEST_F(ViewTest, OpaqueWorkspaceHidesTheCheckout) {
-  const View view = trees_.view({view_layer({opaque_entry("workspace"), file_entry("workspace/built", "b")})});
+  const View view =
+      trees_.view({view_layer({opaque_entry("workspace"), file_entry("workspace/built", "b")})});
   EXPECT_EQ(names(view, "workspace"), Names{"built"});
 }
 
@@ -142,14 +146,18 @@ TEST_F(ViewTest, FileOverDirectoryAndBack) {
   // A directory over that file does not let the old directory shine through.
   const View back = trees_.view({over, view_layer({dir_entry("usr"), file_entry("usr/a", "")})});
   EXPECT_EQ(names(back, "usr"), Names{"a"});
-  const View dir_over_file = trees_.view({view_layer({dir_entry("file"), file_entry("file/a", "a")})});
+  const View dir_over_file =
+      trees_.view({view_layer({dir_entry("file"), file_entry("file/a", "a")})});
   EXPECT_EQ(look(dir_over_file, "file"), "dir");
   EXPECT_EQ(names(dir_over_file, "file"), Names{"a"});
 }
 
 TEST_F(ViewTest, DirectoriesMergeOverAllLayers) {
-  const View view = trees_.view({view_layer({dir_entry("usr"), dir_entry("usr/lib"), file_entry("usr/lib/three", "3"), file_entry("usr/lib/one", "first")}),
-                                 view_layer({dir_entry("usr", 0711), dir_entry("usr/lib"), file_entry("usr/lib/four", "4"), file_entry("usr/lib/one", "second")})});
+  const View view = trees_.view(
+      {view_layer({dir_entry("usr"), dir_entry("usr/lib"), file_entry("usr/lib/three", "3"),
+                   file_entry("usr/lib/one", "first")}),
+       view_layer({dir_entry("usr", 0711), dir_entry("usr/lib"), file_entry("usr/lib/four", "4"),
+                   file_entry("usr/lib/one", "second")})});
   EXPECT_EQ(names(view, "usr/lib"), (Names{"four", "one", "three", "two"}));
   EXPECT_EQ(look(view, "usr/lib/one"), file_of("second"));
   EXPECT_EQ(look(view, "usr/lib/three"), file_of("3"));
@@ -163,14 +171,16 @@ TEST_F(ViewTest, SymlinksAreNotFollowed) {
 }
 
 TEST_F(ViewTest, HardLinksOfALayerStayTogether) {
-  const View view = trees_.view({view_layer({grouped(file_entry("a", "x"), "1"), grouped(file_entry("b", "x"), "1")})});
+  const View view = trees_.view(
+      {view_layer({grouped(file_entry("a", "x"), "1"), grouped(file_entry("b", "x"), "1")})});
   EXPECT_EQ(must(view.resolve("a"))->entry.nlink, 2U);
   EXPECT_EQ(must(view.resolve("b"))->entry.link_group, "a");
   EXPECT_EQ(must(view.resolve("file"))->entry.nlink, 1U);
 }
 
 TEST_F(ViewTest, OriginsGrowWithTheLayers) {
-  const View view = trees_.view({view_layer({file_entry("l0", "")}), view_layer({file_entry("l1", "")})});
+  const View view =
+      trees_.view({view_layer({file_entry("l0", "")}), view_layer({file_entry("l1", "")})});
   EXPECT_EQ(must(view.resolve("workspace/README"))->origin, kOriginWorkspace);
   EXPECT_EQ(must(view.resolve("file"))->origin, kOriginImage);
   EXPECT_EQ(must(view.resolve("l0"))->origin, kOriginFirstLayer);
@@ -181,7 +191,8 @@ TEST_F(ViewTest, LayersAreNotFiltered) {
   write_file(trees_.workspace(".gitignore"), "ignored\n");
   write_file(trees_.workspace("ignored"), "host's");
   EXPECT_EQ(look(trees_.view(), "workspace/ignored"), "-");
-  const View view = trees_.view({view_layer({dir_entry("workspace"), file_entry("workspace/ignored", "layer's")})});
+  const View view = trees_.view(
+      {view_layer({dir_entry("workspace"), file_entry("workspace/ignored", "layer's")})});
   EXPECT_EQ(look(view, "workspace/ignored"), file_of("layer's"));
 }
 
@@ -189,7 +200,9 @@ TEST_F(ViewTest, MountedPathsAreAlwaysThereAndAlwaysTheSame) {
   write_file(trees_.image("etc/resolv.conf"), "the image's own, longer");
   write_file(trees_.image("dev/null"), "a file");
   write_file(trees_.image("proc"), "no directory");
-  const View views[] = {trees_.view(), trees_.view({view_layer({opaque_entry("etc"), file_entry("etc/passwd", "p")})})};
+  const View views[] = {
+      trees_.view(),
+      trees_.view({view_layer({opaque_entry("etc"), file_entry("etc/passwd", "p")})})};
   for (const View& view : views) {
     for (const SkeletonEntry& item : kSkeleton) {
       if (item.use != SkeletonUse::kMounted) continue;
@@ -198,8 +211,12 @@ TEST_F(ViewTest, MountedPathsAreAlwaysThereAndAlwaysTheSame) {
       EXPECT_EQ(node->entry.kind, item.kind) << item.path;
       EXPECT_EQ(node->entry.mode, item.mode) << item.path;
       EXPECT_EQ(node->entry.size, 0U) << item.path;
-      if (item.kind == EntryKind::kFile) EXPECT_EQ(must(view.digest(*node)), Digest::of(""));
-      if (item.kind == EntryKind::kDirectory) EXPECT_EQ(must(view.list(*node)).size(), 0U);
+      if (item.kind == EntryKind::kFile) {
+        EXPECT_EQ(must(view.digest(*node)), Digest::of(""));
+      }
+      if (item.kind == EntryKind::kDirectory) {
+        EXPECT_EQ(must(view.list(*node)).size(), 0U);
+      }
       const Names siblings = names(view, std::string(parent_path(item.path)));
       EXPECT_EQ(std::count(siblings.begin(), siblings.end(), base_name(item.path)), 1) << item.path;
     }
@@ -211,7 +228,8 @@ TEST_F(ViewTest, MountedPathsAreAlwaysThereAndAlwaysTheSame) {
 TEST_F(ViewTest, DefaultsGiveWayToTheImageAndToLayers) {
   std::filesystem::create_directories(trees_.image("home"));
   must_be_zero(::chmod(trees_.image("home").c_str(), 0700), "chmod");
-  const View view = trees_.view({view_layer({whiteout_entry("tmp"), file_entry("root", "a file")})});
+  const View view =
+      trees_.view({view_layer({whiteout_entry("tmp"), file_entry("root", "a file")})});
   EXPECT_EQ(must(view.resolve("home"))->entry.mode, 0700U);
   EXPECT_EQ(look(view, "tmp"), "-");
   EXPECT_EQ(look(view, "root"), file_of("a file"));
@@ -245,14 +263,21 @@ LayerEntry at_time(LayerEntry item, std::int64_t seconds) {
   item.mtime_ns = seconds * kSecond;
   return item;
 }
+// A time that the step itself set.
+LayerEntry kept(LayerEntry item) {
+  item.kept_time = true;
+  return item;
+}
 std::int64_t shown(const View& view, const std::string& path) {
   return must(view.resolve(path))->mtime_ns / kSecond;
 }
 
 TEST_F(ViewTest, TimesOfLayersAreShownAsTheyAre) {
-  const View view = trees_.view({view_layer({at_time(file_entry("a", ""), 110)}, 100 * kSecond, 120 * kSecond),
-                                 view_layer({at_time(file_entry("b", ""), 140), at_time(file_entry("old", ""), 50)}, 130 * kSecond, 150 * kSecond)},
-                                1000 * kSecond);
+  const View view = trees_.view(
+      {view_layer({at_time(file_entry("a", ""), 110)}, 100 * kSecond, 120 * kSecond),
+       view_layer({at_time(file_entry("b", ""), 140), kept(at_time(file_entry("old", ""), 50))},
+                  130 * kSecond, 150 * kSecond)},
+      1000 * kSecond);
   EXPECT_EQ(shown(view, "a"), 110);
   EXPECT_EQ(shown(view, "b"), 140);
   EXPECT_EQ(shown(view, "old"), 50);
@@ -260,21 +285,26 @@ TEST_F(ViewTest, TimesOfLayersAreShownAsTheyAre) {
 
 TEST_F(ViewTest, LayerOlderThanTheOneBelowIsShownLater) {
   // The parent was captured again at 500, the cached child dates from 130.
-  const View view = trees_.view({view_layer({at_time(file_entry("a", ""), 490)}, 480 * kSecond, 500 * kSecond),
-                                 view_layer({at_time(file_entry("b", ""), 140), at_time(file_entry("c", ""), 145), at_time(file_entry("old", ""), 50)}, 130 * kSecond, 150 * kSecond),
-                                 view_layer({at_time(file_entry("d", ""), 165)}, 160 * kSecond, 170 * kSecond)},
-                                1000 * kSecond);
+  const View view =
+      trees_.view({view_layer({at_time(file_entry("a", ""), 490)}, 480 * kSecond, 500 * kSecond),
+                   view_layer({at_time(file_entry("b", ""), 140), at_time(file_entry("c", ""), 145),
+                               kept(at_time(file_entry("old", ""), 50))},
+                              130 * kSecond, 150 * kSecond),
+                   view_layer({at_time(file_entry("d", ""), 165)}, 160 * kSecond, 170 * kSecond)},
+                  1000 * kSecond);
   EXPECT_EQ(shown(view, "a"), 490);
   EXPECT_EQ(shown(view, "b"), 140 + 370);
   EXPECT_EQ(shown(view, "c"), 145 + 370) << "one constant";
-  EXPECT_EQ(shown(view, "old"), 50) << "a time from before the step's start stays";
+  EXPECT_EQ(shown(view, "old"), 50) << "a time that the step set stays";
   EXPECT_GE(shown(view, "d"), 520) << "the next layer moves along: captured is 150 + 370";
 }
 
 TEST_F(ViewTest, NoTimeIsShownPastNow) {
-  const View view = trees_.view({view_layer({}, 0, 500 * kSecond),
-                                 view_layer({at_time(file_entry("b", ""), 140), at_time(file_entry("future", ""), 9000)}, 130 * kSecond, 150 * kSecond)},
-                                505 * kSecond);
+  const View view = trees_.view(
+      {view_layer({}, 0, 500 * kSecond),
+       view_layer({at_time(file_entry("b", ""), 140), kept(at_time(file_entry("future", ""), 9000))},
+                  130 * kSecond, 150 * kSecond)},
+      505 * kSecond);
   EXPECT_EQ(shown(view, "b"), 505);
   EXPECT_EQ(shown(view, "future"), 9000) << "what the step itself set stays";
 }
@@ -429,16 +459,20 @@ TEST(ViewModel, RandomStacksComposeLikeTheModel) {
     Model seen;
     walk(view, must(view.root()), seen);
     EXPECT_EQ(seen, model);
-    expect_listings_are_lookups(view, must(view.root()), {"a", "b", "c", "tmp", "hosts", "workspace", "none"});
+    expect_listings_are_lookups(view, must(view.root()),
+                                {"a", "b", "c", "tmp", "hosts", "workspace", "none"});
     if (::testing::Test::HasFailure()) return;
   }
 }
 
 TEST_F(ViewTest, ListingsAreLookups) {
-  const View view = trees_.view({view_layer({opaque_entry("etc"), whiteout_entry("tmp"), dir_entry("var"), whiteout_entry("var/tmp")}),
-                                 view_layer({dir_entry("usr"), whiteout_entry("usr/lib"), whiteout_entry("usr/never")})});
-  expect_listings_are_lookups(view, must(view.root()),
-                              {"a", "hosts", "hostname", "lib", "bin", "never", "tmp", "cache", "src", ".git", ".hm"});
+  const View view = trees_.view(
+      {view_layer({opaque_entry("etc"), whiteout_entry("tmp"), dir_entry("var"),
+                   whiteout_entry("var/tmp")}),
+       view_layer({dir_entry("usr"), whiteout_entry("usr/lib"), whiteout_entry("usr/never")})});
+  expect_listings_are_lookups(
+      view, must(view.root()),
+      {"a", "hosts", "hostname", "lib", "bin", "never", "tmp", "cache", "src", ".git", ".hm"});
 }
 
 }  // namespace

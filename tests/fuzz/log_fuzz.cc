@@ -42,7 +42,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   splitter.finish();
   if (out.size() > size) std::abort();
   if (lines < newlines || lines > newlines + 2) std::abort();
-  std::filesystem::remove(store.home + "/blobs/" + digest->hex().substr(0, 2) + "/" + digest->hex());
+  std::filesystem::remove(store.home + "/blobs/" + digest->hex().substr(0, 2) + "/" +
+                          digest->hex());
   (void)status;
   return 0;
 }

@@ -54,7 +54,8 @@ TEST(WriteFileAtomically, ReplacesWholeAndLeavesNothingElse) {
   must(write_file_atomically(temp / "f", "new", 0600));
   EXPECT_EQ(slurp(temp / "f"), "new");
   std::size_t names = 0;
-  for ([[maybe_unused]] const auto& item : std::filesystem::directory_iterator(temp.path())) ++names;
+  for ([[maybe_unused]] const auto& item : std::filesystem::directory_iterator(temp.path()))
+    ++names;
   EXPECT_EQ(names, 1U);
 }
 
@@ -71,7 +72,8 @@ TEST(WriteFileAtomically, FailsWithoutLeavingATemporaryFile) {
   std::filesystem::create_directories(temp / "f/child");  // a rename onto it cannot work
   EXPECT_FALSE(write_file_atomically(temp / "f", "new", 0600));
   std::size_t names = 0;
-  for ([[maybe_unused]] const auto& item : std::filesystem::directory_iterator(temp.path())) ++names;
+  for ([[maybe_unused]] const auto& item : std::filesystem::directory_iterator(temp.path()))
+    ++names;
   EXPECT_EQ(names, 1U);
   EXPECT_FALSE(write_file_atomically(temp / "none/f", "new", 0600));
 }

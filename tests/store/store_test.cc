@@ -44,7 +44,6 @@ class StoreTest : public ::testing::Test {
   TempDir temp_;
 };
 
-
 void set_user_version(const std::string& path, int version) {
   sqlite3* db = nullptr;
   ASSERT_EQ(sqlite3_open(path.c_str(), &db), SQLITE_OK);
@@ -414,8 +413,7 @@ TEST_F(StoreTest, WaiterGetsTheLockOnceTheBatchIsVisible) {
   batch.locks.push_back(must(first->lock_in_flight(item.strong_key, {}, [] {})));
   std::promise<void> waiting;
   auto waiter = std::async(std::launch::async, [&] {
-    const Fd lock =
-        must(second->lock_in_flight(item.strong_key, {}, [&] { waiting.set_value(); }));
+    const Fd lock = must(second->lock_in_flight(item.strong_key, {}, [&] { waiting.set_value(); }));
     return must(second->find(item.static_key, item.strong_key)).has_value();
   });
   waiting.get_future().wait();
@@ -429,9 +427,8 @@ TEST_F(StoreTest, WaitingForALockEndsWithTheStopToken) {
   const Digest name = digest_of("step");
   const Fd lock = must(store->lock_in_flight(name, {}, [] {}));
   std::stop_source stop;
-  auto waiter = std::async(std::launch::async, [&] {
-    return store->lock_in_flight(name, stop.get_token(), [] {});
-  });
+  auto waiter = std::async(std::launch::async,
+                           [&] { return store->lock_in_flight(name, stop.get_token(), [] {}); });
   EXPECT_NE(waiter.wait_for(30ms), std::future_status::ready);
   stop.request_stop();
   const auto result = waiter.get();

@@ -1,5 +1,7 @@
 #include "cli/cli.h"
 
+#include <grp.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -7,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
@@ -14,11 +17,15 @@
 #include <iostream>
 
 #include "runner/project.h"
+#include "runner/sandbox.h"
 #include "store/util/fd.h"
 
 namespace hm::cli {
 
-void set_up_diagnostics() {
+void set_up_process() {
+  ::umask(022);
+  // What our caller left open must not reach a step: it would be an input that nobody records.
+  ::syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC);
   const char* level = std::getenv("HM_LOG");
   spdlog::set_default_logger(spdlog::stderr_logger_mt("hm"));
   spdlog::set_level(level != nullptr ? spdlog::level::from_str(level) : spdlog::level::off);
@@ -137,8 +144,10 @@ Status check_writable(const std::string& home) {
 Result<Machine> Machine::open() {
   HM_ASSIGN(const std::string home, store_home());
   HM_TRY(check_writable(home));
+  runner::apply_limits();
   Machine machine;
   HM_ASSIGN(machine.id_mode, runner::enter_private_namespaces());
+  if (machine.id_mode == runner::IdMode::kFull) (void)::setgroups(0, nullptr);
   // The store starts a thread, which inherits this mask: only StopOnSignal takes these signals.
   block_stop_signals();
   HM_ASSIGN(machine.store, store::Store::open(home));

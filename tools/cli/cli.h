@@ -37,9 +37,9 @@ int cmd_render(const Arguments& arguments);
 int cmd_pipelines(const Arguments& arguments);
 int cmd_cache(const Arguments& arguments);
 
-// Diagnostics for developers on stderr, at the level that HM_LOG names (debug, info, …; default
-// off).
-void set_up_diagnostics();
+// First thing in main: umask, inherited descriptors, and diagnostics for developers on stderr at
+// the level that HM_LOG names (debug, info, …; default off).
+void set_up_process();
 
 int code(runner::ExitCode exit_code);
 // Prints "hm: message" on stderr.

@@ -84,8 +84,13 @@ Status bring_back(const Where& where, const std::vector<std::string>& paths,
   const fs::View view(base, std::move(layers), now_ns());
   for (const std::string& path : paths) {
     HM_ASSIGN(const std::string relative, runner::workspace_path(fs::join_path(where.below, path)));
+    // The parent by descriptor and without following links: nothing outside is ever replaced.
+    HM_ASSIGN(const Fd parent, runner::open_directory_beneath(
+                                   where.workspace, std::string(fs::parent_path(relative))));
+    const std::string dest = "/proc/self/fd/" + std::to_string(parent.get()) + "/" +
+                             std::string(fs::base_name(relative));
     HM_TRY(runner::export_path(view, *machine.store, fs::join_path(fs::kWorkspacePath, relative),
-                               where.workspace + "/" + relative, runner::Existing::kReplace));
+                               dest, runner::Existing::kReplace));
   }
   return {};
 }

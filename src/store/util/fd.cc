@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <ctime>
 #include <memory>
 
@@ -147,6 +148,14 @@ Result<std::string> read_link_at(int dir_fd, const std::string& path) {
     }
     out.resize(out.size() * 2);
   }
+}
+
+std::string real_path(const std::string& path) {
+  char* resolved = ::realpath(path.c_str(), nullptr);
+  if (resolved == nullptr) return path;
+  std::string out = resolved;
+  std::free(resolved);  // NOLINT: allocated by realpath with malloc
+  return out;
 }
 
 std::int64_t to_ns(const timespec& time) {

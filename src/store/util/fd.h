@@ -54,6 +54,9 @@ Status remove_tree(int dir_fd, const std::string& name);
 // readlink(2) of any length; an empty path reads the link that an O_PATH descriptor names.
 Result<std::string> read_link_at(int dir_fd, const std::string& path);
 
+// realpath(3); the path itself where it cannot be resolved.
+std::string real_path(const std::string& path);
+
 // Milliseconds and nanoseconds on CLOCK_REALTIME.
 std::int64_t now_ns();
 std::int64_t to_ns(const timespec& time);

@@ -1,0 +1,30 @@
+// The names under which overlayfs, mounted with userxattr, keeps `user.overlay.*` attributes: its
+// own are plain, what a step itself called so is escaped (Documentation/filesystems/overlayfs.rst,
+// "Nesting overlayfs mounts"). A raw one in a lower or an upper would be obeyed. Pure functions.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace hm::fs {
+
+inline constexpr std::string_view kOverlayXattr = "user.overlay.";
+inline constexpr std::string_view kEscapedOverlayXattr = "user.overlay.overlay.";
+
+// From the name a step used to the name on disk or in a served lower.
+inline std::string escape_overlay_xattr(const std::string& name) {
+  if (!name.starts_with(kOverlayXattr)) return name;
+  return std::string(kEscapedOverlayXattr) + name.substr(kOverlayXattr.size());
+}
+
+inline bool is_overlays_own_xattr(std::string_view name) {
+  return name.starts_with(kOverlayXattr) && !name.starts_with(kEscapedOverlayXattr);
+}
+
+// And back; not for overlayfs's own.
+inline std::string unescape_overlay_xattr(const std::string& name) {
+  if (!name.starts_with(kEscapedOverlayXattr)) return name;
+  return std::string(kOverlayXattr) + name.substr(kEscapedOverlayXattr.size());
+}
+
+}  // namespace hm::fs
