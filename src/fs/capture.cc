@@ -131,11 +131,6 @@ class Capture {
     const bool merges = lower && lower->entry.kind == EntryKind::kDirectory;
     const bool changes_nothing = merges && lower->entry == made->entry;
     const bool opaque = made->opaque;
-    bool hides_names = false;
-    if (opaque && merges && names.empty()) {
-      HM_ASSIGN(const Listing hidden, below_.list(*lower));
-      hides_names = !hidden.empty();
-    }
     const std::size_t at = entries_.size();
     entries_.push_back(std::move(*made));
     for (const std::string& name : names) {
@@ -148,7 +143,15 @@ class Capture {
     // The layer's encoding wants every parent; a directory that only repeats the view and has
     // nothing in it says nothing.
     const bool empty = entries_.size() == at + 1;
-    if (empty && changes_nothing && !hides_names) entries_.pop_back();
+    if (!empty || !changes_nothing) return {};
+    if (opaque) {
+      HM_ASSIGN(const Listing hidden, below_.list(*lower));
+      const bool hides = std::any_of(hidden.begin(), hidden.end(), [&](const DirEntry& item) {
+        return !is_mounted_path(join_path(path, item.name));
+      });
+      if (hides) return {};
+    }
+    entries_.pop_back();
     return {};
   }
 

@@ -143,20 +143,32 @@ bool PathLess::operator()(std::string_view a, std::string_view b) const {
 
 namespace {
 
+// Well-formed UTF-8 by lead byte: its length and the range of the second byte (Unicode, table 3-7).
+struct Utf8Row {
+  unsigned char first, last, length, second_first, second_last;
+};
+constexpr std::array<Utf8Row, 9> kUtf8 = {{{0x00, 0x7f, 1, 0, 0},
+                                           {0xc2, 0xdf, 2, 0x80, 0xbf},
+                                           {0xe0, 0xe0, 3, 0xa0, 0xbf},
+                                           {0xe1, 0xec, 3, 0x80, 0xbf},
+                                           {0xed, 0xed, 3, 0x80, 0x9f},
+                                           {0xee, 0xef, 3, 0x80, 0xbf},
+                                           {0xf0, 0xf0, 4, 0x90, 0xbf},
+                                           {0xf1, 0xf3, 4, 0x80, 0xbf},
+                                           {0xf4, 0xf4, 4, 0x80, 0x8f}}};
+
 // Length of the valid UTF-8 sequence at the start of `text`, 0 if there is none.
 std::size_t utf8_length(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char lead = byte(0);
-  const std::size_t length = lead < 0x80                   ? 1
-                             : lead >= 0xc2 && lead < 0xe0 ? 2
-                             : lead >= 0xe0 && lead < 0xf0 ? 3
-                             : lead >= 0xf0 && lead < 0xf5 ? 4
-                                                           : 0;
-  if (length == 0 || length > text.size()) return 0;
-  for (std::size_t i = 1; i < length; ++i) {
+  const auto* row = std::find_if(kUtf8.begin(), kUtf8.end(), [&](const Utf8Row& item) {
+    return byte(0) >= item.first && byte(0) <= item.last;
+  });
+  if (row == kUtf8.end() || row->length > text.size()) return 0;
+  if (row->length > 1 && (byte(1) < row->second_first || byte(1) > row->second_last)) return 0;
+  for (std::size_t i = 2; i < row->length; ++i) {
     if ((byte(i) & 0xc0) != 0x80) return 0;
   }
-  return length;
+  return row->length;
 }
 
 }  // namespace
@@ -166,7 +178,9 @@ std::string printable(std::string_view text) {
   while (!text.empty()) {
     const std::size_t length = utf8_length(text);
     const auto lead = static_cast<unsigned char>(text[0]);
-    if (length == 0 || lead < 0x20 || lead == 0x7f || lead == '\\') {
+    // C1 controls (U+0080 to U+009F) drive terminals as the C0 ones do.
+    const bool is_c1 = lead == 0xc2 && length == 2 && static_cast<unsigned char>(text[1]) < 0xa0;
+    if (length == 0 || is_c1 || lead < 0x20 || lead == 0x7f || lead == '\\') {
       std::array<char, 8> escaped{};
       std::snprintf(escaped.data(), escaped.size(), lead == '\\' ? "\\\\" : "\\x%02x", lead);
       out += escaped.data();

@@ -80,6 +80,15 @@ bool decode_entry(Reader& in, LayerEntry& item, std::uint64_t& group) {
   return !bad && !in.failed();
 }
 
+// Two names of one inode differ in nothing but the name.
+bool is_same_inode(const LayerEntry& a, const LayerEntry& b) {
+  Entry left = a.entry;
+  Entry right = b.entry;
+  left.link_group = right.link_group = "";
+  return left == right && a.content == b.content && a.kept_time == b.kept_time &&
+         a.mtime_ns == b.mtime_ns;
+}
+
 // Why one entry, taken alone, cannot be; "" when it can.
 std::string entry_fault(const LayerEntry& item) {
   const Entry& entry = item.entry;
@@ -162,7 +171,7 @@ Result<std::shared_ptr<const Layer>> Layer::decode(std::string_view blob, std::s
     const std::uint64_t first = groups[i] - 1;
     if (first > i || groups[first] != groups[i]) return corrupt("bad link group");
     const LayerEntry& head = layer->entries_[first];
-    if (item.whiteout || item.entry.kind == EntryKind::kDirectory || head.content != item.content) {
+    if (item.whiteout || item.entry.kind == EntryKind::kDirectory || !is_same_inode(head, item)) {
       return corrupt("bad link group");
     }
     item.entry.link_group = head.path;
@@ -172,7 +181,9 @@ Result<std::shared_ptr<const Layer>> Layer::decode(std::string_view blob, std::s
   std::unordered_map<std::string, std::uint32_t> members;
   for (const LayerEntry& item : layer->entries_) members[item.entry.link_group] += 1;
   for (LayerEntry& item : layer->entries_) {
-    if (!item.entry.link_group.empty()) item.entry.nlink = members[item.entry.link_group];
+    if (item.entry.link_group.empty()) continue;
+    item.entry.nlink = members[item.entry.link_group];
+    if (item.entry.nlink < 2) return corrupt("bad link group");
   }
   layer->index();
   return std::shared_ptr<const Layer>(std::move(layer));

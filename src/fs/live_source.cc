@@ -125,7 +125,7 @@ bool is_foreign_directory(const LiveLocation& where) {
   return ::statx(where.dir_fd, where.path.c_str(),
                  AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_TYPE,
                  &st) == 0 &&
-         S_ISDIR(st.stx_mode);
+         S_ISDIR(st.stx_mode) && (st.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
 }
 
 }  // namespace

@@ -184,6 +184,17 @@ std::string_view without(std::string_view value, std::string_view key) {
   return at == std::string_view::npos ? value : value.substr(0, at);
 }
 
+// The fields of a file's value but its size and digest.
+std::string without_content(std::string_view value) {
+  std::string out;
+  while (!value.empty()) {
+    const std::string_view field = value.substr(0, value.find(' '));
+    value.remove_prefix(std::min(field.size() + 1, value.size()));
+    if (!field.starts_with("size=") && !field.starts_with("sha256=")) (out += field) += ' ';
+  }
+  return out;
+}
+
 std::string describe(const Observation& before, const Observation& now) {
   if (before.value == "absent") return "exists now";
   if (now.value == "absent") return "is gone";
@@ -197,9 +208,9 @@ std::string describe(const Observation& before, const Observation& now) {
       kind_now == "symlink") {
     return "points elsewhere";
   }
-  if (now.kind == ObservationKind::kContent) {
-    const std::string_view rest = without(without(before.value, " sha256="), " size=");
-    if (rest == without(without(now.value, " sha256="), " size=")) return "content changed";
+  if (now.kind == ObservationKind::kContent &&
+      without_content(before.value) == without_content(now.value)) {
+    return "content changed";
   }
   if (now.kind == ObservationKind::kList &&
       without(before.value, " names=") == without(now.value, " names=")) {
@@ -234,7 +245,7 @@ std::optional<Change> first_change(const Trace& before, const Trace& now) {
     return Change{first->path, std::move(text)};
   }
   if (before.order != now.order)
-    return Change{"", "the order in which its inputs were written changed"};
+    return Change{std::nullopt, "the order in which its inputs were written changed"};
   return std::nullopt;
 }
 

@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -83,8 +84,8 @@ Digest strong_key(const Digest& static_key, const Digest& path_set, const Trace&
 
 // The first path whose value differs; both traces have the same path set.
 struct Change {
-  std::string path;
-  std::string change;  // one line, for people
+  std::optional<std::string> path;  // nullopt: no single path, the order of times
+  std::string change;               // one line, for people
 };
 std::optional<Change> first_change(const Trace& before, const Trace& now);
 

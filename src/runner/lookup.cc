@@ -85,11 +85,11 @@ class Lookup {
     const auto before = fs::Trace::decode(*blob);
     if (!before) return {};
     if (auto change = fs::first_change(*before, today)) {
-      if (change->path.empty() && !change->change.starts_with("dir")) {
+      if (!change->path) {
         note({change->change, {}, change->change});
         return {};
       }
-      const std::string path = "/" + change->path;
+      const std::string path = "/" + *change->path;
       note({fs::printable(path) + " " + change->change, path, change->change});
     }
     return {};

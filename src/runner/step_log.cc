@@ -61,10 +61,13 @@ void LineSplitter::add(Stream stream, std::string_view bytes) {
     const std::size_t newline = bytes.find('\n');
     held.append(bytes.substr(0, newline));
     const bool ended = newline != std::string_view::npos;
-    if (ended || held.size() > kLongestLine) {
+    const bool only_the_end = ended && held.empty() && cut(stream);  // of a line given in pieces
+    if (!only_the_end && (ended || held.size() > kLongestLine)) {
       line_(stream, held);
       held.clear();
+      cut(stream) = !ended;
     }
+    if (ended) cut(stream) = false;
     if (!ended) return;
     bytes.remove_prefix(newline + 1);
   }

@@ -41,8 +41,10 @@ class LineSplitter {
 
  private:
   std::string& pending(Stream stream) { return stream == Stream::kStdout ? out_ : err_; }
+  bool& cut(Stream stream) { return stream == Stream::kStdout ? out_cut_ : err_cut_; }
   Line line_;
   std::string out_, err_;
+  bool out_cut_ = false, err_cut_ = false;  // the last piece was a part of a line
 };
 
 }  // namespace hm::runner

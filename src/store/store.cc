@@ -343,10 +343,10 @@ class SqliteStore final : public Store {
 
   Status flush() override {
     std::unique_lock lock(queue_mutex_);
-    flush_wanted_ = true;
+    flushing_ += 1;
     wake_.notify_all();
     wake_.wait(lock, [this] { return queue_.empty() && touched_.empty() && !busy_; });
-    flush_wanted_ = false;
+    flushing_ -= 1;
     return std::exchange(commit_status_, Status{});
   }
 
@@ -419,7 +419,7 @@ class SqliteStore final : public Store {
     std::unique_lock lock(queue_mutex_);
     while (true) {
       wake_.wait(lock, [&] {
-        return !queue_.empty() || stop.stop_requested() || (flush_wanted_ && !touched_.empty());
+        return !queue_.empty() || stop.stop_requested() || (flushing_ > 0 && !touched_.empty());
       });
       if (queue_.empty() && touched_.empty() && stop.stop_requested()) return;
       std::deque<Batch> batches = std::exchange(queue_, {});
@@ -454,7 +454,7 @@ class SqliteStore final : public Store {
   std::deque<Batch> queue_;
   std::vector<Record> touched_;
   bool busy_ = false;
-  bool flush_wanted_ = false;
+  int flushing_ = 0;  // callers in flush
   Status commit_status_;
 
   Db writer_;               // handed to the committer thread when it starts

@@ -129,8 +129,8 @@ class Store {
   virtual void submit(Batch batch) = 0;
   virtual Status flush() = 0;
 
-  // An exclusive lock on a step in flight, over all processes. Null when `stop` was requested.
-  // `waiting` is called once if somebody else holds it.
+  // An exclusive lock on a step in flight, over all processes. kCancelled when `stop` was
+  // requested. `waiting` is called once if somebody else holds it.
   virtual Result<Fd> lock_in_flight(const Digest& name, const std::stop_token& stop,
                                     const std::function<void()>& waiting) = 0;
 

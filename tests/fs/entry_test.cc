@@ -108,7 +108,8 @@ Entry random_entry(Random& random) {
   // A link group is named by a path, which may hold anything.
   if (entry.kind != EntryKind::kDirectory && random.chance(30)) {
     entry.nlink = random.pick<std::uint32_t>({2, 12});
-    entry.link_group = random.pick<std::string>({"a", "a/b", "a target=x", "a links=2:a", "a xattrs=0"});
+    entry.link_group =
+        random.pick<std::string>({"a", "a/b", "a target=x", "a links=2:a", "a xattrs=0"});
   }
   return entry;
 }
@@ -221,6 +222,10 @@ TEST(Printable, KeepsTextAndEscapesTheRest) {
   EXPECT_EQ(printable("a\nb\x1b[0m\x7f"), "a\\x0ab\\x1b[0m\\x7f");
   EXPECT_EQ(printable("\xff\xc3"), "\\xff\\xc3");
   EXPECT_EQ(printable("\xc0\xaf"), "\\xc0\\xaf") << "overlong";
+  EXPECT_EQ(printable("\xe0\x80\xaf"), "\\xe0\\x80\\xaf") << "overlong";
+  EXPECT_EQ(printable("\xed\xa0\x80"), "\\xed\\xa0\\x80") << "a surrogate";
+  EXPECT_EQ(printable("\xf4\x90\x80\x80"), "\\xf4\\x90\\x80\\x80") << "above U+10FFFF";
+  EXPECT_EQ(printable("\xc2\x9b"), "\\xc2\\x9b") << "a terminal's control";
   EXPECT_EQ(printable("a\\x0a"), "a\\\\x0a") << "an escape cannot be forged";
   EXPECT_EQ(printable(std::string_view("\0", 1)), "\\x00");
 }

@@ -189,7 +189,8 @@ std::vector<LayerEntry> random_entries(Random& random) {
     if (item.entry.link_group.empty() && random.chance(20)) {
       item.entry.xattrs = {{"user.a", std::string("\0\xff", 2)}, {"user.b", ""}};
     }
-    item.mtime_ns = static_cast<std::int64_t>(random.number());
+    item.mtime_ns =
+        item.entry.link_group.empty() ? static_cast<std::int64_t>(random.number()) : 4711;
     item.kept_time = item.entry.link_group.empty() && random.chance(30);
     out.push_back(item);
   }
@@ -445,6 +446,9 @@ TEST(LayerDecode, RefusesBadLinkGroups) {
   EXPECT_TRUE(Layer::decode(encode_raw({member("a", 1), member("b", 1)}), ""));
   expect_refused({member("a", 2), member("b", 2)}, "the first member is not itself");
   expect_refused({raw_file("a"), member("b", 1)}, "the head is not in the group");
+  expect_refused({member("a", 1)}, "a group of one");
+  expect_refused({member("a", 1), changed(member("b", 1), [](Raw& raw) { raw.mode = 0600; })},
+                 "one inode with two modes");
   expect_refused({member("a", 9)}, "beyond the end");
   expect_refused({member("a", ~0ULL)}, "far beyond the end");
   expect_refused({member("a", 1),

@@ -437,6 +437,17 @@ TEST_F(SessionTest, StopUnmountsAndMayBeCalledAgain) {
   mounted.session().stop();
 }
 
+TEST_F(SessionTest, RemoveTreeStopsAtAMountPoint) {
+  const test::TempDir dir;
+  test::write_file(dir / "volume/precious", "kept");
+  test::write_file(dir / "tree/mnt/.keep", "");
+  ASSERT_EQ(
+      ::mount((dir / "volume").c_str(), (dir / "tree/mnt").c_str(), nullptr, MS_BIND, nullptr), 0);
+  EXPECT_FALSE(remove_tree(AT_FDCWD, dir / "tree"));
+  ::umount2((dir / "tree/mnt").c_str(), MNT_DETACH);
+  EXPECT_TRUE(std::filesystem::exists(dir / "volume/precious"));
+}
+
 }  // namespace
 }  // namespace hm::fs
 

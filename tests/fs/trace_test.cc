@@ -55,9 +55,11 @@ TEST(TraceBuilder, StrongestObservationOfAPathWins) {
 TEST(TraceBuilder, AbsenceUnderAListedDirectoryIsImplied) {
   const View::Node dir = node_of(EntryKind::kDirectory);
   const View::Node file = node_of(EntryKind::kFile);
+  const auto names = std::make_shared<const Listing>(
+      Listing{{"sub", EntryKind::kDirectory}, {"there", EntryKind::kFile}});
   const auto fill = [&](TraceBuilder& builder) {
     builder.add({"", kProbe, "dir"}, &dir);
-    builder.add({"listed", kList, "dir"}, &dir);
+    builder.add({"listed", kList, "dir"}, &dir, names);
     builder.add({"listed/absent", kProbe, "absent"}, nullptr);
     builder.add({"listed/there", kProbe, "file"}, &file);
     builder.add({"listed/sub", kProbe, "dir"}, &dir);
@@ -87,7 +89,7 @@ TEST(TraceBuilder, AbsenceThatContradictsTheListingIsKept) {
 TEST(TraceBuilder, AbsenceAtTheRootIsImpliedByItsListing) {
   const View::Node dir = node_of(EntryKind::kDirectory);
   TraceBuilder builder;
-  builder.add({"", kList, "dir"}, &dir);
+  builder.add({"", kList, "dir"}, &dir, std::make_shared<const Listing>());
   builder.add({"absent", kProbe, "absent"}, nullptr);
   EXPECT_EQ(paths_of(builder.finish(ImpliedAbsence::kDrop)), Paths{"list "});
 }
@@ -317,7 +319,7 @@ TEST_F(Evaluate, OrderFollowsTheOrigins) {
 
 std::string change_of(std::vector<Observation> before, std::vector<Observation> now) {
   const auto change = first_change({std::move(before), ""}, {std::move(now), ""});
-  return change ? change->path + ": " + change->change : "";
+  return change ? change->path.value_or("") + ": " + change->change : "";
 }
 
 const char* const kFile = "file mode=0644 owner=0:0 size=3";
@@ -373,7 +375,7 @@ TEST(FirstChange, PrefersAFileToTheListingItAppearedIn) {
 TEST(FirstChange, NamesTheOrder) {
   const auto change = first_change({{}, "one"}, {{}, "two"});
   ASSERT_TRUE(change);
-  EXPECT_EQ(change->path, "");
+  EXPECT_EQ(change->path, std::nullopt);
   EXPECT_NE(change->change.find("order"), std::string::npos);
 }
 

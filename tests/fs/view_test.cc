@@ -301,9 +301,9 @@ TEST_F(ViewTest, LayerOlderThanTheOneBelowIsShownLater) {
 
 TEST_F(ViewTest, NoTimeIsShownPastNow) {
   const View view = trees_.view(
-      {view_layer({}, 0, 500 * kSecond),
-       view_layer({at_time(file_entry("b", ""), 140), kept(at_time(file_entry("future", ""), 9000))},
-                  130 * kSecond, 150 * kSecond)},
+      {view_layer({}, 0, 500 * kSecond), view_layer({at_time(file_entry("b", ""), 140),
+                                                     kept(at_time(file_entry("future", ""), 9000))},
+                                                    130 * kSecond, 150 * kSecond)},
       505 * kSecond);
   EXPECT_EQ(shown(view, "b"), 505);
   EXPECT_EQ(shown(view, "future"), 9000) << "what the step itself set stays";

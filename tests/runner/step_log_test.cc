@@ -95,6 +95,16 @@ TEST(LineSplitter, JoinsPartialLines) {
             (Frames{{kOut, "ab"}, {kOut, "c"}}));
 }
 
+TEST(LineSplitter, NewlineRightAfterACutIsNoLineOfItsOwn) {
+  std::vector<std::size_t> sizes;
+  LineSplitter splitter([&](Stream, std::string_view line) { sizes.push_back(line.size()); });
+  const std::string longest((std::size_t{1} << 20) + 1, 'x');
+  splitter.add(Stream::kStdout, longest);
+  splitter.add(Stream::kStdout, "\n\nnext\n");
+  splitter.finish();
+  EXPECT_EQ(sizes, (std::vector<std::size_t>{longest.size(), 0, 4}));
+}
+
 TEST(LineSplitter, KeepsTheStreamsApart) {
   EXPECT_EQ(split({{kOut, "o1"}, {kErr, "e1"}, {kOut, "o2\n"}, {kErr, "e2\n"}}, false),
             (Frames{{kOut, "o1o2"}, {kErr, "e1e2"}}));

@@ -100,9 +100,15 @@ struct DirCloser {
   void operator()(DIR* dir) const { ::closedir(dir); }
 };
 
+// What is behind a mount point is not ours to remove, on whatever filesystem it is.
+bool is_mount_point(int dir_fd, const std::string& name) {
+  struct statx st {};
+  return ::statx(dir_fd, name.c_str(), AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC,
+                 STATX_TYPE, &st) == 0 &&
+         (st.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+}
+
 Status remove_children(Fd dir_fd) {
-  struct stat top {};
-  if (::fstat(dir_fd.get(), &top) != 0) return fail_errno("fstat");
   const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(dir_fd.get()));
   if (!dir) return fail_errno("opendir");
   const int fd = dir_fd.release();
@@ -110,6 +116,9 @@ Status remove_children(Fd dir_fd) {
     const std::string name = entry->d_name;
     if (name == "." || name == "..") continue;
     if (::unlinkat(fd, name.c_str(), 0) == 0 || errno == ENOENT) continue;
+    // A directory that its owner may not write, as Go's module cache has.
+    if (errno == EACCES && ::fchmod(fd, 0700) == 0 && ::unlinkat(fd, name.c_str(), 0) == 0)
+      continue;
     if (errno != EISDIR && errno != EPERM) return fail_errno(name);
     HM_TRY(remove_tree(fd, name));
   }
@@ -119,6 +128,7 @@ Status remove_children(Fd dir_fd) {
 }  // namespace
 
 Status remove_tree(int dir_fd, const std::string& name) {
+  if (is_mount_point(dir_fd, name)) return fail(system_error(name, EBUSY));
   const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
   auto child = open_at(dir_fd, name, flags);
   if (!child && child.error().errno_value == EACCES) {
