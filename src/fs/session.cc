@@ -33,7 +33,7 @@ constexpr double kForever = 365.0 * 24 * 3600 * 10;  // seconds; entries never c
 constexpr unsigned kServerThreads = 4;
 constexpr std::size_t kMaxTransfer = std::size_t{1} << 20;  // bytes of one READ
 constexpr std::size_t kOpenBlobs = 64;  // descriptors kept for files of more than one READ
-constexpr std::uint64_t kSmallFile = 128 * 1024;
+constexpr std::uint64_t kSmallFile = std::uint64_t{128} * 1024;
 
 std::uint64_t inode_number(std::string_view identity) {
   const std::uint64_t hash = std::hash<Digest>{}(Digest::of(identity));

@@ -20,8 +20,10 @@ Entry skeleton_entry(const SkeletonEntry& item) {
 }  // namespace
 
 View::View(ViewBase base, std::vector<ViewLayer> layers, std::int64_t now_ns)
-    : base_(std::move(base)), layers_(std::move(layers)), now_ns_(now_ns) {
-  may_have_xattrs_ = base_.image && base_.image->may_have_xattrs();
+    : base_(std::move(base)),
+      layers_(std::move(layers)),
+      now_ns_(now_ns),
+      may_have_xattrs_(base_.image && base_.image->may_have_xattrs()) {
   // A cached child may have been written before its parent was captured again. Its new files would
   // then look older than what they were made from: they are shown later by one constant.
   std::int64_t below_captured = 0;

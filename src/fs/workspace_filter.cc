@@ -66,6 +66,7 @@ bool is_dropped_variable(std::string_view entry) {
 
 std::vector<char*> pointers(std::vector<std::string>& strings) {
   std::vector<char*> out;
+  out.reserve(strings.size() + 1);
   for (auto& string : strings) out.push_back(string.data());
   out.push_back(nullptr);
   return out;

@@ -84,7 +84,8 @@ class TrackedCache {
 
 class WorkspaceRules final : public LiveRules {
  public:
-  WorkspaceRules(Fd root, GitLayout layout, std::vector<std::string> hidden, store::Store& store)
+  WorkspaceRules(Fd root, const GitLayout& layout, std::vector<std::string> hidden,
+                 store::Store& store)
       : root_(std::move(root)),
         hidden_(std::move(hidden)),
         tracked_(layout, store),
@@ -181,13 +182,13 @@ Result<std::unique_ptr<LiveRules>> workspace_rules(const std::string& root,
                                                    store::Store& store) {
   auto fd = open_file(root, O_PATH | O_DIRECTORY);
   if (!fd) return fail(std::move(fd).error());
-  HM_ASSIGN(GitLayout layout, discover_git(root));
+  HM_ASSIGN(const GitLayout layout, discover_git(root));
   std::vector<std::string> below;
   for (const std::string& path : hidden) {
     if (path.starts_with(layout.root + "/")) below.push_back(path.substr(layout.root.size() + 1));
   }
   return std::unique_ptr<LiveRules>(
-      std::make_unique<WorkspaceRules>(std::move(*fd), std::move(layout), std::move(below), store));
+      std::make_unique<WorkspaceRules>(std::move(*fd), layout, std::move(below), store));
 }
 
 }  // namespace hm::fs

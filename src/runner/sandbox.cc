@@ -248,6 +248,7 @@ Result<pid_t> spawn(const std::string& bubblewrap, int args_fd,
   std::vector<std::string> words = {"bwrap", "--args", std::to_string(args_fd), "--"};
   words.insert(words.end(), command.begin(), command.end());
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   std::array<char*, 1> env = {nullptr};

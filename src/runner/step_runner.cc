@@ -81,7 +81,7 @@ Result<StepResult> StepRunner::run(const StepJob& job, const fs::View& view, Sou
       flight = std::move(*lock);
     }
   }
-  return execute(job, std::move(key), std::move(miss), view, sources, std::move(flight), stop);
+  return execute(job, std::move(key), miss, view, sources, std::move(flight), stop);
 }
 
 Result<StepResult> StepRunner::adopt_hit(const StepJob& job, StaticKey key, Hit hit) {
@@ -110,7 +110,7 @@ Result<StepResult> StepRunner::adopt_hit(const StepJob& job, StaticKey key, Hit 
   return result;
 }
 
-Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, Miss miss,
+Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, const Miss& miss,
                                        const fs::View& view, Sources& sources, Fd flight,
                                        const std::stop_token& stop) {
   HM_TRY(backend_.check());

@@ -65,8 +65,9 @@ class StepRunner {
   Result<bool> still_holds(const StepResult& result, const fs::View& view);
 
  private:
-  Result<StepResult> execute(const StepJob& job, StaticKey key, Miss miss, const fs::View& view,
-                             Sources& sources, Fd flight, const std::stop_token& stop);
+  Result<StepResult> execute(const StepJob& job, StaticKey key, const Miss& miss,
+                             const fs::View& view, Sources& sources, Fd flight,
+                             const std::stop_token& stop);
   Result<StepResult> adopt_hit(const StepJob& job, StaticKey key, Hit hit);
   Status record(const StepJob& job, const Execution& execution, StepResult& result, Fd flight);
   Result<std::optional<std::string>> moved_path(const fs::Trace& trace, const fs::View& view,

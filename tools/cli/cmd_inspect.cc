@@ -59,6 +59,19 @@ struct LastRun {
   }
 };
 
+// The last run, and the step that the arguments name in it.
+struct OpenedStep {
+  LastRun last;
+  const store::RunStep* step = nullptr;  // of last.report, whose steps stay where they are
+
+  static Result<OpenedStep> open(const cxxopts::ParseResult& args) {
+    OpenedStep out;
+    HM_ASSIGN(out.last, LastRun::open(args["dir"].as<std::string>()));
+    HM_ASSIGN(out.step, out.last.step(args["step"].as<std::string>()));
+    return out;
+  }
+};
+
 // Parses; needs `step` if `wants_step`. An exit code when there is nothing more to do.
 struct Parsed {
   std::optional<cxxopts::ParseResult> args;
@@ -119,11 +132,10 @@ int cmd_trace(const Arguments& arguments) {
   auto options = inspect_options("hm trace", "Print what a step looked at", {"step"});
   const Parsed parsed = parse_inspect(options, arguments, {"step"});
   if (!parsed.args) return parsed.exit_code;
-  const auto last = LastRun::open((*parsed.args)["dir"].as<std::string>());
-  if (!last) return report(last.error());
-  const auto step = last->step((*parsed.args)["step"].as<std::string>());
-  if (!step) return report(step.error());
-  const auto trace = trace_of(*last, **step);
+  const auto opened = OpenedStep::open(*parsed.args);
+  if (!opened) return report(opened.error());
+  const store::RunStep& step = *opened->step;
+  const auto trace = trace_of(opened->last, step);
   if (!trace) return report(trace.error());
   for (const fs::Observation& item : trace->observations) {
     std::cout << fs::to_string(item.kind) << "\t/" << fs::printable(item.path) << "\t"
@@ -136,16 +148,15 @@ int cmd_log(const Arguments& arguments) {
   auto options = inspect_options("hm log", "Print what a step printed", {"step"});
   const Parsed parsed = parse_inspect(options, arguments, {"step"});
   if (!parsed.args) return parsed.exit_code;
-  const auto last = LastRun::open((*parsed.args)["dir"].as<std::string>());
-  if (!last) return report(last.error());
-  const auto step = last->step((*parsed.args)["step"].as<std::string>());
-  if (!step) return report(step.error());
-  if ((*step)->log.is_zero()) {
-    complain("step '" + (*step)->key + "' has no log (" + (*step)->outcome + ")");
+  const auto opened = OpenedStep::open(*parsed.args);
+  if (!opened) return report(opened.error());
+  const store::RunStep& step = *opened->step;
+  if (step.log.is_zero()) {
+    complain("step '" + step.key + "' has no log (" + step.outcome + ")");
     return code(ExitCode::kUsage);
   }
   return finish(runner::replay_log(
-      last->store->blobs(), (*step)->log,
+      opened->last.store->blobs(), step.log,
       [](runner::Stream, std::string_view bytes) { (void)write_all(1, bytes); }));
 }
 
@@ -163,20 +174,20 @@ int cmd_export(const Arguments& arguments) {
     complain("PATH is absolute or below /workspace, without . and .., not '" + text("path") + "'");
     return code(ExitCode::kUsage);
   }
-  const auto last = LastRun::open(text("dir"));
-  if (!last) return report(last.error());
-  const auto step = last->step(text("step"));
-  if (!step) return report(step.error());
-  if ((*step)->layer.is_zero()) {
-    complain("step '" + (*step)->key + "' left nothing (" + (*step)->outcome + ")");
+  const auto opened = OpenedStep::open(*parsed.args);
+  if (!opened) return report(opened.error());
+  const LastRun& last = opened->last;
+  const store::RunStep& step = *opened->step;
+  if (step.layer.is_zero()) {
+    complain("step '" + step.key + "' left nothing (" + step.outcome + ")");
     return code(ExitCode::kUsage);
   }
   const auto mode = ::geteuid() == 0 ? runner::IdMode::kFull : runner::IdMode::kSingle;
   const auto done = [&]() -> Status {
-    HM_ASSIGN(const auto sources, runner::Sources::open(last->workspace, mode, *last->store));
-    HM_ASSIGN(const fs::ViewBase base, sources->base((*step)->image));
-    HM_ASSIGN(const fs::View view, runner::view_of_step(**step, base, *last->store));
-    return runner::export_path(view, *last->store, path, text("dest"), runner::Existing::kRefuse);
+    HM_ASSIGN(const auto sources, runner::Sources::open(last.workspace, mode, *last.store));
+    HM_ASSIGN(const fs::ViewBase base, sources->base(step.image));
+    HM_ASSIGN(const fs::View view, runner::view_of_step(step, base, *last.store));
+    return runner::export_path(view, *last.store, path, text("dest"), runner::Existing::kRefuse);
   }();
   if (done) return 0;
   complain(done.error().message);
