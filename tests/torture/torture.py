@@ -108,6 +108,7 @@ class Generator:
         self.rng = random.Random(seed)
         self.seed = seed
         self.used = []  # workspace paths that operations name: edits prefer them
+        self.written = ["/o/a"]  # what operations wrote, for comparing times
         self.times = "compared" if self.rng.random() < 0.5 else "set"
 
     def pick(self, items):
@@ -126,6 +127,8 @@ class Generator:
         return "/".join(parts + [self.pick(FILE_NAMES if self.chance(0.85) else DIR_NAMES)])
 
     def out_path(self):
+        if self.chance(0.3):
+            return "/o/" + self.pick("abc")
         return self.pick(["/o/", "/o/", "/o/", "/tmp/", "/var/tmp/", "/", "/etc/"]) + self.relative()
 
     def path(self):
@@ -144,6 +147,11 @@ class Generator:
                           "/" + "/".join([LONG_NAME] * 8)])
 
     def writable(self):
+        path = self.new_writable()
+        self.written.append(path)
+        return path
+
+    def new_writable(self):
         r = self.rng.random()
         if r < 0.45:
             return self.relative()
@@ -182,6 +190,7 @@ class Generator:
     def change(self):
         p, q, d = self.writable(), self.writable(), self.directory()
         text = self.pick(TEXTS)
+        subdir = self.pick(["d", "f", "g", "d/d", "/o/d", "/o/f", "/data/d", "/o"])
         return self.pick([
             f"write {p} {text}", f"write {p} {text}", f"write {p} {text}",
             f"create {p} {text}", f"append {p} {text}", f"append {p} {text}",
@@ -199,6 +208,7 @@ class Generator:
             f"link {self.path()} {p}", f"link {p} {q}",
             f"symlink {self.target()} {p}", f"symlink {self.target()} {p}",
             f"unlink {p}", f"unlink {p}", f"unlink {p}", f"rmdir {d}", f"clear {d}",
+            f"rmtree {subdir}", f"rmtree {subdir}", f"copytree {d} {self.pick(['/o/f', 'g', 'd/f'])}",
             f"mkdir {p} {self.pick(['0755', '0700', '1777'])}",
             f"mkdir {self.pick(['/o', '/o/d', 'd', 'd/d', 'f', 'g', '/o/f'])} 0755",
             f"mknod {p} {self.pick(['fifo', 'sock', 'char'])}", f"socket {p}",
@@ -211,6 +221,8 @@ class Generator:
 
     def operation(self):
         line = self.look() if self.chance(0.5) else self.change()
+        if self.times == "compared" and self.chance(0.15):
+            line = f"newer {self.pick(self.written)} {self.pick(self.written)}"
         if self.chance(0.12):
             condition = self.pick(["ifexists", "ifmissing", "ifodd", "iflarge"])
             line = f"{condition} {self.relative() if self.chance(0.7) else self.path()} {line}"

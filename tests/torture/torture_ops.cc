@@ -37,7 +37,7 @@ namespace {
 
 using Words = std::vector<std::string>;
 
-std::string results_file;  // where the results go at the end; "" for nowhere
+std::string results_file;                     // where the results go at the end; "" for nowhere
 constexpr std::time_t kOldTime = 1262304000;  // times before 2010 are shown, later ones are "now"
 
 class Fd {
@@ -98,14 +98,22 @@ std::string bytes_digest(const std::string& bytes) {
 
 char type_letter(mode_t mode) {
   switch (mode & S_IFMT) {
-    case S_IFREG: return '-';
-    case S_IFDIR: return 'd';
-    case S_IFLNK: return 'l';
-    case S_IFIFO: return 'p';
-    case S_IFSOCK: return 's';
-    case S_IFCHR: return 'c';
-    case S_IFBLK: return 'b';
-    default: return '?';
+    case S_IFREG:
+      return '-';
+    case S_IFDIR:
+      return 'd';
+    case S_IFLNK:
+      return 'l';
+    case S_IFIFO:
+      return 'p';
+    case S_IFSOCK:
+      return 's';
+    case S_IFCHR:
+      return 'c';
+    case S_IFBLK:
+      return 'b';
+    default:
+      return '?';
   }
 }
 
@@ -288,7 +296,8 @@ void next_tick() {
 }
 
 std::string newer(const std::string& a, const std::string& b) {
-  struct stat x {}, y {};
+  struct stat x {
+  }, y{};
   if (::lstat(a.c_str(), &x) != 0 || ::lstat(b.c_str(), &y) != 0) return error();
   if (S_ISDIR(x.st_mode) || S_ISDIR(y.st_mode)) return "directory";
   const auto left = std::pair(x.st_mtim.tv_sec, x.st_mtim.tv_nsec);
@@ -478,6 +487,37 @@ std::string make_node(const std::string& path, const std::string& kind) {
   return outcome(::mknod(path.c_str(), type | 0644, ::makedev(0, 0)));
 }
 
+// rm -rf; the result is how many entries went.
+int remove_tree(const std::string& path) {
+  struct stat st {};
+  if (::lstat(path.c_str(), &st) != 0) return 0;
+  if (!S_ISDIR(st.st_mode)) return ::unlink(path.c_str()) == 0 ? 1 : 0;
+  int gone = 0;
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  if (fd.ok()) {
+    for (const std::string& name : names_in(fd.get())) gone += remove_tree(path + "/" + name);
+  }
+  return gone + (::rmdir(path.c_str()) == 0 ? 1 : 0);
+}
+
+// cp -r; the result is how many entries came. `depth` ends a copy into itself.
+int copy_tree(const std::string& from, const std::string& to, int depth = 0) {
+  struct stat st {};
+  if (depth > 6 || ::lstat(from.c_str(), &st) != 0) return 0;
+  if (S_ISLNK(st.st_mode)) return ::symlink(unescape(read_link(from)).c_str(), to.c_str()) == 0;
+  if (S_ISREG(st.st_mode)) {
+    return write_text(to, open_flags("wct"), slurp(from)).front() == 'E' ? 0 : 1;
+  }
+  if (!S_ISDIR(st.st_mode)) return 0;
+  int made = ::mkdir(to.c_str(), st.st_mode & 0777) == 0 ? 1 : 0;
+  const Fd fd(::open(from.c_str(), O_RDONLY | O_DIRECTORY));
+  if (!fd.ok()) return made;
+  for (const std::string& name : names_in(fd.get())) {
+    made += copy_tree(from + "/" + name, to + "/" + name, depth + 1);
+  }
+  return made;
+}
+
 std::string first_word(const std::string& text) {
   std::istringstream in(text.substr(0, 4000));
   std::string word;
@@ -506,7 +546,8 @@ const std::map<std::string, Operation>& operations() {
       {"mmap",
        {4, [](const Words& w) { return map_read(w[1], w[2] == "s", number(w[3]), number(w[4])); }}},
       {"access",
-       {2, [](const Words& w) {
+       {2,
+        [](const Words& w) {
           return outcome(::faccessat(AT_FDCWD, w[1].c_str(), static_cast<int>(number(w[2])), 0));
         }}},
       {"readlink", {1, [](const Words& w) { return read_link(w[1]); }}},
@@ -514,7 +555,8 @@ const std::map<std::string, Operation>& operations() {
       {"listsome", {2, [](const Words& w) { return list(w[1], number(w[2])); }}},
       {"statall", {1, [](const Words& w) { return each_file(w[1], lstat_of); }}},
       {"catall",
-       {1, [](const Words& w) {
+       {1,
+        [](const Words& w) {
           return each_file(w[1], [](const std::string& path) { return bytes_digest(slurp(path)); });
         }}},
       {"getxattr", {2, [](const Words& w) { return get_xattr(w[1], w[2]); }}},
@@ -524,35 +566,39 @@ const std::map<std::string, Operation>& operations() {
       {"exec", {1, [](const Words& w) { return execute(w[1]); }}},
       // What is asked next depends on what was seen.
       {"ifexists",
-       {2, [](const Words& w) {
+       {2,
+        [](const Words& w) {
           return ::faccessat(AT_FDCWD, w[1].c_str(), F_OK, 0) == 0 ? run_rest(w, 2) : error();
         }}},
       {"ifmissing",
-       {2, [](const Words& w) {
+       {2,
+        [](const Words& w) {
           return ::faccessat(AT_FDCWD, w[1].c_str(), F_OK, 0) != 0 ? run_rest(w, 2) : "there";
         }}},
       {"ifodd",
-       {2, [](const Words& w) {
+       {2,
+        [](const Words& w) {
           const std::string bytes = slurp(w[1]);
           return !bytes.empty() && bytes[0] % 2 != 0 ? run_rest(w, 2) : std::string("not odd");
         }}},
       {"iflarge",
-       {2, [](const Words& w) {
+       {2,
+        [](const Words& w) {
           struct stat st {};
           if (::stat(w[1].c_str(), &st) != 0) return error();
           return st.st_size > 6 ? run_rest(w, 2) : std::string("not large");
         }}},
       {"follow",  // the file names a file
-       {1, [](const Words& w) {
-          return read_whole("/workspace/" + first_word(slurp(w[1])), "r");
-        }}},
+       {1,
+        [](const Words& w) { return read_whole("/workspace/" + first_word(slurp(w[1])), "r"); }}},
       // Writing.
       {"write", {2, [](const Words& w) { return write_text(w[1], open_flags("wct"), w[2]); }}},
       {"create", {2, [](const Words& w) { return write_text(w[1], open_flags("wcx"), w[2]); }}},
       {"append", {2, [](const Words& w) { return write_text(w[1], open_flags("wca"), w[2]); }}},
       {"pwrite", {3, [](const Words& w) { return write_at(w[1], number(w[2]), w[3]); }}},
       {"fill",
-       {3, [](const Words& w) {
+       {3,
+        [](const Words& w) {
           return write_text(w[1], open_flags("wct"), pattern(number(w[2]), number(w[3])));
         }}},
       {"mapwrite", {3, [](const Words& w) { return map_write(w[1], number(w[2]), w[3]); }}},
@@ -569,7 +615,8 @@ const std::map<std::string, Operation>& operations() {
        {4, [](const Words& w) { return allocate(w[1], w[2], number(w[3]), number(w[4])); }}},
       {"tmpfile", {3, [](const Words& w) { return temporary_file(w[1], w[2], w[3]); }}},
       {"rename",
-       {3, [](const Words& w) {
+       {3,
+        [](const Words& w) {
           const unsigned flags = w[3] == "x" ? RENAME_EXCHANGE : w[3] == "n" ? RENAME_NOREPLACE : 0;
           return outcome(::renameat2(AT_FDCWD, w[1].c_str(), AT_FDCWD, w[2].c_str(), flags));
         }}},
@@ -579,24 +626,26 @@ const std::map<std::string, Operation>& operations() {
       {"unlink", {1, [](const Words& w) { return outcome(::unlink(w[1].c_str())); }}},
       {"rmdir", {1, [](const Words& w) { return outcome(::rmdir(w[1].c_str())); }}},
       {"clear",  // rm -f DIR/*
-       {1, [](const Words& w) {
-          return each_file(w[1], [](const std::string& path) {
-            return outcome(::unlink(path.c_str()));
-          });
+       {1,
+        [](const Words& w) {
+          return each_file(w[1],
+                           [](const std::string& path) { return outcome(::unlink(path.c_str())); });
         }}},
-      {"mkdir",
-       {2, [](const Words& w) { return outcome(::mkdir(w[1].c_str(), octal(w[2]))); }}},
+      {"rmtree", {1, [](const Words& w) { return std::to_string(remove_tree(w[1])); }}},
+      {"copytree", {2, [](const Words& w) { return std::to_string(copy_tree(w[1], w[2])); }}},
+      {"mkdir", {2, [](const Words& w) { return outcome(::mkdir(w[1].c_str(), octal(w[2]))); }}},
       {"mknod", {2, [](const Words& w) { return make_node(w[1], w[2]); }}},
       {"socket", {1, [](const Words& w) { return make_socket(w[1]); }}},
-      {"chmod",
-       {2, [](const Words& w) { return outcome(::chmod(w[1].c_str(), octal(w[2]))); }}},
+      {"chmod", {2, [](const Words& w) { return outcome(::chmod(w[1].c_str(), octal(w[2]))); }}},
       {"chown",
-       {3, [](const Words& w) {
+       {3,
+        [](const Words& w) {
           return outcome(::lchown(w[1].c_str(), number(w[2]), number(w[3])));
         }}},
       {"utimens", {2, [](const Words& w) { return set_time(w[1], number(w[2])); }}},
       {"setxattr",
-       {3, [](const Words& w) {
+       {3,
+        [](const Words& w) {
           return outcome(::lsetxattr(w[1].c_str(), w[2].c_str(), w[3].data(), w[3].size(), 0));
         }}},
       {"removexattr",
