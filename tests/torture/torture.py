@@ -208,7 +208,7 @@ class Generator:
             f"link {self.path()} {p}", f"link {p} {q}",
             f"symlink {self.target()} {p}", f"symlink {self.target()} {p}",
             f"unlink {p}", f"unlink {p}", f"unlink {p}", f"rmdir {d}", f"clear {d}",
-            f"rmtree {subdir}", f"rmtree {subdir}", f"copytree {d} {self.pick(['/o/f', 'g', 'd/f'])}",
+            f"rmtree {subdir}", f"rmtree {subdir}", f"copytree {subdir} {self.pick(['/o/e', 'e', 'c'])}",
             f"mkdir {p} {self.pick(['0755', '0700', '1777'])}",
             f"mkdir {self.pick(['/o', '/o/d', 'd', 'd/d', 'f', 'g', '/o/f'])} 0755",
             f"mknod {p} {self.pick(['fifo', 'sock', 'char'])}", f"socket {p}",
