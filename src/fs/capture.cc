@@ -53,9 +53,7 @@ class Capture {
     names.resize(static_cast<std::size_t>(size));
     for (std::size_t at = 0; at < names.size(); at = names.find('\0', at) + 1) {
       const std::string name = names.c_str() + at;
-      const bool kept = !is_overlays_own_xattr(name) &&
-                        (name.starts_with("user.") || name == "security.capability" ||
-                         name.starts_with("system.posix_acl_"));
+      const bool kept = !is_overlays_own_xattr(name) && is_kept_xattr(name);
       if (!kept && name != "user.overlay.opaque") continue;
       std::string value(65536, '\0');
       const ssize_t n = ::lgetxattr(host.c_str(), name.c_str(), value.data(), value.size());

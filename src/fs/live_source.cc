@@ -12,18 +12,16 @@
 #include <array>
 #include <climits>
 
+#include "fs/file_age.h"
+#include "fs/overlay_xattr.h"
+
 namespace hm::fs {
 
 namespace {
 
-// Two mmap stores into one dirty page leave size, mtime and ctime equal until write-back (30 s by
-// default): a younger file's identity says nothing about its bytes.
-constexpr std::int64_t kTrustedAgeNs = 60'000'000'000;
-
 // The stamp under which the store may keep a file's digest; nullopt where it would prove nothing.
 std::optional<store::FileStamp> lasting_stamp(const LiveStat& stat) {
-  const std::int64_t youngest = std::max(stat.stamp.mtime_ns, stat.stamp.ctime_ns);
-  if (!stat.device || now_ns() - youngest <= kTrustedAgeNs) return std::nullopt;
+  if (!stat.device || !has_rested(stat.stamp)) return std::nullopt;
   store::FileStamp stamp = stat.stamp;
   stamp.device = *stat.device;
   return stamp;
@@ -71,13 +69,6 @@ std::uint64_t stamp_device(int fd, dev_t device) {
   hasher.field(device);
   hasher.update({reinterpret_cast<const char*>(&st.f_fsid), sizeof st.f_fsid});
   return std::hash<Digest>{}(hasher.finish()) | 1;
-}
-
-// Extended attributes that are part of an entry: not the host's labels, and not `trusted.`, which
-// no step can read.
-bool is_kept_xattr(std::string_view name) {
-  return name.starts_with("user.") || name == "security.capability" ||
-         name.starts_with("system.posix_acl_");
 }
 
 Result<Xattrs> read_xattrs(int path_fd) {

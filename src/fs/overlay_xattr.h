@@ -1,6 +1,7 @@
-// The names under which overlayfs, mounted with userxattr, keeps `user.overlay.*` attributes: its
-// own are plain, what a step itself called so is escaped (Documentation/filesystems/overlayfs.rst,
-// "Nesting overlayfs mounts"). A raw one in a lower or an upper would be obeyed. Pure functions.
+// Extended attributes: which are part of an entry, and the names under which overlayfs, mounted
+// with userxattr, keeps `user.overlay.*` attributes: its own are plain, what a step itself called
+// so is escaped (Documentation/filesystems/overlayfs.rst, "Nesting overlayfs mounts"). A raw one in
+// a lower or an upper would be obeyed. Pure functions.
 #pragma once
 
 #include <string>
@@ -25,6 +26,13 @@ inline bool is_overlays_own_xattr(std::string_view name) {
 inline std::string unescape_overlay_xattr(const std::string& name) {
   if (!name.starts_with(kEscapedOverlayXattr)) return name;
   return std::string(kOverlayXattr) + name.substr(kEscapedOverlayXattr.size());
+}
+
+// Extended attributes that are part of an entry: not the host's labels, and not `trusted.`, which
+// no step can read.
+inline bool is_kept_xattr(std::string_view name) {
+  return name.starts_with("user.") || name == "security.capability" ||
+         name.starts_with("system.posix_acl_");
 }
 
 }  // namespace hm::fs

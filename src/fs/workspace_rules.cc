@@ -7,14 +7,13 @@
 #include <map>
 #include <mutex>
 
+#include "fs/file_age.h"
 #include "fs/live_rules.h"
 #include "fs/workspace_filter.h"
 
 namespace hm::fs {
 
 namespace {
-
-constexpr std::int64_t kTrustedAgeNs = 60'000'000'000;  // see live_source.cc
 
 // The tracked paths of a repository, listed by git once per state of its index: the list is kept as
 // a blob under the identity of the index file.
@@ -56,9 +55,7 @@ class TrackedCache {
   Result<TrackedFiles> load() {
     if (!layout_.in_repository()) return TrackedFiles();
     const auto identity = stamp();
-    const bool cacheable =
-        identity && !layout_.has_submodules &&
-        now_ns() - std::max(identity->mtime_ns, identity->ctime_ns) > kTrustedAgeNs;
+    const bool cacheable = identity && !layout_.has_submodules && has_rested(*identity);
     if (cacheable) {
       HM_ASSIGN(const auto known, store_.file_digest(*identity));
       if (known) {
