@@ -1,14 +1,20 @@
 #include "fs/overlay.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "fs/overlay_xattr.h"
+#include "store/util/child.h"
 #include "store/util/fd.h"
 
 namespace hm::fs {
@@ -26,6 +32,45 @@ Status make_like(const std::string& path, const Entry& entry) {
     }
   }
   return {};
+}
+
+// The mount walks into the view that this very process serves. Should the process be killed
+// meanwhile, the caller would wait for a reply that no thread is left to give, and by waiting keep
+// /dev/fuse open, which is what the kernel would have to see closed to end the wait. So a child
+// mounts that has no descriptor but the three directories.
+struct MountCall {
+  std::array<int, 3> directories;  // ascending
+  const char* target;
+  const char* options;
+};
+
+void close_all_but(const std::array<int, 3>& ascending) {
+  unsigned from = 0;
+  for (const int fd : ascending) {
+    const auto kept = static_cast<unsigned>(fd);
+    if (from < kept) ::close_range(from, kept - 1, 0);
+    from = kept + 1;
+  }
+  ::close_range(from, ~0U, 0);
+}
+
+int mount_in_child(void* argument) {
+  const auto* call = static_cast<const MountCall*>(argument);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  close_all_but(call->directories);
+  return ::mount("overlay", call->target, "overlay", MS_NODEV, call->options) == 0 ? 0 : errno;
+}
+
+// 0 or an errno.
+Result<int> mount_by_child(std::array<int, 3> directories, const std::string& target,
+                           const std::string& options) {
+  std::sort(directories.begin(), directories.end());
+  MountCall call{directories, target.c_str(), options.c_str()};
+  HM_ASSIGN(const pid_t pid, run_child(mount_in_child, &call, 0));
+  const int status = wait_for_child(pid);
+  if (WIFEXITED(status)) return WEXITSTATUS(status);
+  ::umount2(target.c_str(), MNT_DETACH);  // it may have been killed behind the mount
+  return EINTR;
 }
 
 }  // namespace
@@ -62,9 +107,11 @@ Result<Overlay> Overlay::mount(const std::string& lower, const std::string& dir,
   const std::string options = "lowerdir=" + by_fd(lower_fd) + ",upperdir=" + by_fd(upper_fd) +
                               ",workdir=" + by_fd(work_fd) +
                               ",userxattr,metacopy=off,index=off,xino=off,volatile";
-  if (::mount("overlay", (dir + "/root").c_str(), "overlay", MS_NODEV, options.c_str()) != 0) {
+  HM_ASSIGN(const int error, mount_by_child({lower_fd.get(), upper_fd.get(), work_fd.get()},
+                                            dir + "/root", options));
+  if (error != 0) {
     return fail(ErrorCode::kRefused,
-                std::string("cannot mount overlayfs (") + std::strerror(errno) +
+                std::string("cannot mount overlayfs (") + std::strerror(error) +
                     "): it needs Linux 5.11 or newer, and HM_HOME on a filesystem that can hold an "
                     "upper directory (not another overlay)");
   }

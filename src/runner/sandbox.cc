@@ -3,10 +3,12 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -15,6 +17,9 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <span>
+
+#include "store/util/child.h"
 
 namespace hm::runner {
 
@@ -101,19 +106,6 @@ Result<Fd> arguments_file(const std::vector<std::string>& args) {
   return fd;
 }
 
-class FileActions {
- public:
-  FileActions() { ::posix_spawn_file_actions_init(&actions_); }
-  FileActions(const FileActions&) = delete;
-  FileActions& operator=(const FileActions&) = delete;
-  ~FileActions() { ::posix_spawn_file_actions_destroy(&actions_); }
-  void give(int fd, int as) { ::posix_spawn_file_actions_adddup2(&actions_, fd, as); }
-  const posix_spawn_file_actions_t* get() const { return &actions_; }
-
- private:
-  posix_spawn_file_actions_t actions_{};
-};
-
 // The child of this thread; killed and reaped when it goes out of scope.
 class Child {
  public:
@@ -126,34 +118,46 @@ class Child {
     (void)wait();
   }
   int wait() {
-    int status = 0;
-    while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
-    }
-    pid_ = -1;
+    const int status = wait_for_child(std::exchange(pid_, -1));
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
-  bool running() const { return pid_ > 0; }
 
  private:
   pid_t pid_;
 };
 
-// Sends `signal` to every process in the pid namespace of `init` but `init` itself.
-void signal_namespace(pid_t init, int signal) {
-  const auto namespace_of = [](const std::string& pid) {
-    return read_link_at(AT_FDCWD, "/proc/" + pid + "/ns/pid").value_or("");
-  };
-  const std::string wanted = namespace_of(std::to_string(init));
+// Calls `visit` with the number of every process until it returns true; that number, or -1.
+template <class Visit>
+pid_t find_process(Visit visit) {
   DIR* proc = ::opendir("/proc");
-  if (wanted.empty() || proc == nullptr) {
-    if (proc != nullptr) ::closedir(proc);
-    return;
-  }
-  while (const dirent* entry = ::readdir(proc)) {
-    const pid_t pid = static_cast<pid_t>(std::strtol(entry->d_name, nullptr, 10));
-    if (pid > 0 && pid != init && namespace_of(entry->d_name) == wanted) ::kill(pid, signal);
+  if (proc == nullptr) return -1;
+  pid_t found = -1;
+  while (const dirent* entry = found < 0 ? ::readdir(proc) : nullptr) {
+    const auto pid = static_cast<pid_t>(std::strtol(entry->d_name, nullptr, 10));
+    if (pid > 0 && visit(pid)) found = pid;
   }
   ::closedir(proc);
+  return found;
+}
+
+pid_t parent_of(pid_t pid) {
+  const std::string stat = read_file("/proc/" + std::to_string(pid) + "/stat").value_or("");
+  const std::size_t name_end = stat.rfind(')');  // behind it: the state, the parent
+  if (name_end == std::string::npos || name_end + 4 > stat.size()) return -1;
+  return static_cast<pid_t>(std::strtol(stat.c_str() + name_end + 4, nullptr, 10));
+}
+
+// Sends `signal` to every process in the pid namespace of `init` but `init` itself.
+void signal_namespace(pid_t init, int signal) {
+  const auto namespace_of = [](pid_t pid) {
+    return read_link_at(AT_FDCWD, "/proc/" + std::to_string(pid) + "/ns/pid").value_or("");
+  };
+  const std::string wanted = namespace_of(init);
+  if (wanted.empty()) return;
+  (void)find_process([&](pid_t pid) {
+    if (pid != init && namespace_of(pid) == wanted) ::kill(pid, signal);
+    return false;
+  });
 }
 
 // The number behind `"name":` in bubblewrap's status lines, or -1.
@@ -220,16 +224,19 @@ class Supervisor {
 
   void check_stop() {
     const auto now = Clock::now();
-    const auto init = static_cast<pid_t>(status_number(status_, "child-pid"));
     if (!kill_at_) {
       cancelled_ = stop_.stop_requested();
       timed_out_ = !cancelled_ && deadline_ && now >= *deadline_;
       if (!cancelled_ && !timed_out_) return;
-      kill_at_ = now + kGrace;
-      if (init > 0) signal_namespace(init, SIGTERM);
+      const pid_t init = find_process([&](pid_t pid) { return parent_of(pid) == sandbox_; });
+      kill_at_ = now;  // nobody to ask: the command was not started yet
+      if (init > 0) {
+        kill_at_ = now + kGrace;
+        signal_namespace(init, SIGTERM);
+      }
     }
     if (!killed_ && now >= *kill_at_) {
-      ::kill(init > 0 ? init : sandbox_, SIGKILL);  // the pid namespace goes with its init
+      ::kill(sandbox_, SIGKILL);  // the pid namespace goes with its init
       killed_ = true;
     }
   }
@@ -243,8 +250,39 @@ class Supervisor {
   bool killed_ = false, timed_out_ = false, cancelled_ = false;
 };
 
+// What the child does before it becomes bubblewrap.
+struct Launch {
+  const char* program = nullptr;
+  char* const* argv = nullptr;
+  char* const* env = nullptr;
+  std::span<const std::pair<int, int>> fds;  // descriptor → the number it gets; all sources above
+  int error = 0;                             // what went wrong
+};
+
+int launch_in_child(void* argument) {
+  auto* launch = static_cast<Launch*>(argument);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // bubblewrap looks its own child up in /proc by number, which must be the namespace's.
+  if (::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0) {
+    launch->error = errno;
+    return 127;
+  }
+  for (const auto& [fd, as] : launch->fds) ::dup2(fd, as);
+  for (int signal = 1; signal < NSIG; ++signal) ::signal(signal, SIG_DFL);
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  ::execve(launch->program, launch->argv, launch->env);
+  launch->error = errno;
+  return 127;
+}
+
+// bubblewrap is the init of a pid namespace around the sandbox's own: its child waits for it before
+// it asks the kernel to die with its parent, and would wait for ever should bubblewrap die before.
+// With an init, the kernel kills whoever is left. No signal for our process group reaches an init.
 Result<pid_t> spawn(const std::string& bubblewrap, int args_fd,
-                    const std::vector<std::string>& command, const FileActions& actions) {
+                    const std::vector<std::string>& command,
+                    std::span<const std::pair<int, int>> fds) {
   std::vector<std::string> words = {"bwrap", "--args", std::to_string(args_fd), "--"};
   words.insert(words.end(), command.begin(), command.end());
   std::vector<char*> argv;
@@ -252,20 +290,12 @@ Result<pid_t> spawn(const std::string& bubblewrap, int args_fd,
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   std::array<char*, 1> env = {nullptr};
-  posix_spawnattr_t attributes;
-  ::posix_spawnattr_init(&attributes);
-  sigset_t none, all;
-  ::sigemptyset(&none);
-  ::sigfillset(&all);
-  ::posix_spawnattr_setsigmask(&attributes, &none);
-  ::posix_spawnattr_setsigdefault(&attributes, &all);
-  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  pid_t pid = -1;
-  const int error =
-      ::posix_spawn(&pid, bubblewrap.c_str(), actions.get(), &attributes, argv.data(), env.data());
-  ::posix_spawnattr_destroy(&attributes);
-  if (error != 0) return fail(system_error(bubblewrap, error));
-  return pid;
+  Launch launch{bubblewrap.c_str(), argv.data(), env.data(), fds};
+  HM_ASSIGN(const pid_t pid, run_child(launch_in_child, &launch, CLONE_NEWPID | CLONE_NEWNS));
+  if (launch.error == 0) return pid;
+  (void)wait_for_child(pid);
+  return fail(
+      system_error("cannot start " + bubblewrap + " in a pid namespace of its own", launch.error));
 }
 
 // Descriptors 0-2 and two more are bubblewrap's; everything else is close-on-exec.
@@ -352,17 +382,16 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
   HM_ASSIGN(const Fd null, open_file("/dev/null", O_RDONLY));
   HM_ASSIGN(Fd args, arguments_file(bubblewrap_arguments(root, files, command, kStatusFd)));
   // What is handed over must not sit on a number that is handed out: move everything up first.
-  FileActions actions;
   std::array<std::pair<int, int>, 5> given = {{{null.get(), 0},
                                                {out.write.get(), 1},
                                                {err.write.get(), 2},
                                                {args.get(), kArgsFd},
                                                {status.write.get(), kStatusFd}}};
   std::vector<Fd> high;
-  for (const auto& [fd, as] : given) {
+  for (auto& [fd, as] : given) {
     high.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 100));
     if (!high.back()) return fail_errno("dup");
-    actions.give(high.back().get(), as);
+    fd = high.back().get();
   }
   const Fd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake) return fail_errno("eventfd");
@@ -371,7 +400,7 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
     (void)!::write(wake.get(), &one, sizeof one);
   });
 
-  HM_ASSIGN(const pid_t pid, spawn(bubblewrap, kArgsFd, command.argv, actions));
+  HM_ASSIGN(const pid_t pid, spawn(bubblewrap, kArgsFd, command.argv, given));
   Child child(pid);
   high.clear();
   out.write.reset();
@@ -399,7 +428,8 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
       result.exit_code = line.ends_with(std::strerror(ENOENT)) ? 127 : 126;
       return result;
     }
-    return fail(ErrorCode::kRefused, "the sandbox did not start: " + line);
+    return fail(ErrorCode::kRefused, line.empty() ? "something killed the sandbox"
+                                                  : "the sandbox did not start: " + line);
   }
   if (result.timed_out) result.exit_code = 124;
   return result;
