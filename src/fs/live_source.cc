@@ -276,7 +276,9 @@ Result<Listing> LiveSource::list_now(const std::string& path) {
       struct statx st {};
       if (::statx(dir_fd, name.c_str(), AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC,
                   STATX_TYPE | STATX_MODE, &st) != 0) {
-        continue;  // gone
+        // Gone; or the root of somebody else's mount, which a lookup finds absent too.
+        if (errno == ENOENT || (errno == EACCES && !rules_->crosses_mounts())) continue;
+        return fail_errno(rules_->display(join_path(path, name)));
       }
       kind = kind_of_mode(st.stx_mode);
       mode = st.stx_mode & 07777;
@@ -418,8 +420,10 @@ Result<bool> LiveSource::moved(const std::string& path) {
     HM_ASSIGN(const Listing listing, list_now(path));
     if (listing != *slot->listing) return true;
   }
-  if (!slot->content || now->stamp == slot->stat->stamp) return false;
-  // Touched or replaced, but perhaps by the same bytes.
+  if (!slot->content) return false;
+  const bool untouched = now->stamp == slot->stat->stamp && lasting_stamp(*now).has_value();
+  if (untouched) return false;
+  // Touched, replaced, or with a stamp that proves nothing: it may hold the same bytes or others.
   Pin fresh;
   fresh.resolved = true;
   fresh.stat = *now;

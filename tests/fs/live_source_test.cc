@@ -2,6 +2,7 @@
 #include "fs/live_source.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/xattr.h>
 
 #include <atomic>
@@ -302,6 +303,29 @@ TEST_F(LiveSourceTest, YoungFileIsHashedEveryTime) {
   ASSERT_EQ(to_ns(lstat_of(at("f")).st_mtim), to_ns(before.st_mtim));
   EXPECT_EQ(must(trees_.image_source()->digest("f")), Digest::of("bEfore"));
   EXPECT_TRUE(must(first->moved("f")));
+}
+
+// Stores through a mapping into a page that is dirty already change bytes and no time.
+TEST_F(LiveSourceTest, StoreThroughAMappingIsMoved) {
+  write_file(at("f"), "before");
+  const Fd fd = must(open_file(at("f"), O_RDWR));
+  auto* bytes =
+      static_cast<char*>(::mmap(nullptr, 6, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
+  ASSERT_NE(bytes, MAP_FAILED);
+  bytes[0] = 'B';
+  const struct stat before = lstat_of(at("f"));
+  const auto read = trees_.image_source();
+  const auto probed = trees_.image_source();
+  EXPECT_EQ(captured(*read, "f"), "Before");
+  must(probed->lookup("f"));
+  EXPECT_FALSE(must(read->moved("f")));
+  bytes[1] = 'E';
+  ASSERT_EQ(to_ns(lstat_of(at("f")).st_mtim), to_ns(before.st_mtim));
+  EXPECT_TRUE(must(read->moved("f")));
+  EXPECT_FALSE(must(probed->moved("f"))) << "nobody read it";
+  bytes[1] = 'e';
+  EXPECT_FALSE(must(read->moved("f")));
+  ::munmap(bytes, 6);
 }
 
 TEST_F(LiveSourceTest, OldMtimeAloneIsNotTrusted) {
