@@ -14,6 +14,7 @@
 
 #include "fs/file_age.h"
 #include "fs/overlay_xattr.h"
+#include "fs/posix_acl.h"
 
 namespace hm::fs {
 
@@ -89,6 +90,7 @@ Result<Xattrs> read_xattrs(int path_fd) {
     if (n < 0 && errno == ENODATA) continue;
     if (n < 0) return fail_errno("getxattr");
     value.resize(static_cast<std::size_t>(n));
+    if (is_posix_acl(name)) value = without_foreign_ids(value);
     out.emplace_back(name, std::move(value));
   }
   std::sort(out.begin(), out.end());

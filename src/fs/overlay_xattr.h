@@ -7,6 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "fs/posix_acl.h"
+
 namespace hm::fs {
 
 inline constexpr std::string_view kOverlayXattr = "user.overlay.";
@@ -31,8 +33,7 @@ inline std::string unescape_overlay_xattr(const std::string& name) {
 // Extended attributes that are part of an entry: not the host's labels, and not `trusted.`, which
 // no step can read.
 inline bool is_kept_xattr(std::string_view name) {
-  return name.starts_with("user.") || name == "security.capability" ||
-         name.starts_with("system.posix_acl_");
+  return name.starts_with("user.") || name == "security.capability" || is_posix_acl(name);
 }
 
 }  // namespace hm::fs

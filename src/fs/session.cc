@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "fs/overlay_xattr.h"
+#include "fs/posix_acl.h"
 #include "fs/skeleton.h"
 
 namespace hm::fs {
@@ -443,6 +444,18 @@ void FuseSession::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_
   fuse_reply_buf(req, buffer.data(), used);
 }
 
+void reply_xattr(fuse_req_t req, std::string_view value, std::size_t size) {
+  if (size == 0) {
+    fuse_reply_xattr(req, value.size());
+  } else if (size < value.size()) {
+    fuse_reply_err(req, ERANGE);
+  } else {
+    fuse_reply_buf(req, value.data(), value.size());
+  }
+}
+
+// The shortcut of a view without attributes must not show: there the kernel says of every file
+// what is said here of a file without any. Only "no access control list" stays what it is.
 void FuseSession::getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std::size_t size) {
   if (!view_.may_have_xattrs()) {
     fuse_reply_err(req, ENOSYS);  // the kernel stops asking
@@ -453,26 +466,21 @@ void FuseSession::getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std
     fuse_reply_err(req, ESTALE);
     return;
   }
-  for (const auto& [key, value] : node->node->entry.xattrs) {
+  const Xattrs& xattrs = node->node->entry.xattrs;
+  for (const auto& [key, value] : xattrs) {
     if (escape_overlay_xattr(key) != name) continue;
-    if (size == 0) {
-      fuse_reply_xattr(req, value.size());
-    } else if (size < value.size()) {
-      fuse_reply_err(req, ERANGE);
-    } else {
-      fuse_reply_buf(req, value.data(), value.size());
-    }
+    reply_xattr(req, value, size);
     return;
   }
-  fuse_reply_err(req, ENODATA);
+  fuse_reply_err(req, xattrs.empty() && !is_posix_acl(name) ? EOPNOTSUPP : ENODATA);
 }
 
 void FuseSession::listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size) {
-  const SessionNode* node = nodes_.get(ino);
   if (!view_.may_have_xattrs()) {
     fuse_reply_err(req, ENOSYS);
     return;
   }
+  const SessionNode* node = nodes_.get(ino);
   if (node == nullptr || !node->node) {
     fuse_reply_err(req, ESTALE);
     return;
@@ -482,12 +490,10 @@ void FuseSession::listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size) {
     names += escape_overlay_xattr(key);
     names.push_back('\0');
   }
-  if (size == 0) {
-    fuse_reply_xattr(req, names.size());
-  } else if (size < names.size()) {
-    fuse_reply_err(req, ERANGE);
+  if (names.empty()) {
+    fuse_reply_err(req, EOPNOTSUPP);
   } else {
-    fuse_reply_buf(req, names.data(), names.size());
+    reply_xattr(req, names, size);
   }
 }
 
@@ -510,7 +516,7 @@ void op_init(void*, fuse_conn_info* conn) {
                                        FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_SPLICE_READ);
   conn->want |=
       conn->capable & static_cast<unsigned>(FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_NO_OPEN_SUPPORT |
-                                            FUSE_CAP_PARALLEL_DIROPS);
+                                            FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL);
 }
 
 fuse_lowlevel_ops make_operations() {

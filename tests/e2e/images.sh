@@ -132,6 +132,78 @@ test_xattr_added_runs_the_step_that_touched_the_file() {
   assert_hit runs-beta
 }
 
+# set_acl ENTRY… PATH: entries of an access control list, for a file or directory of the image.
+set_acl() {
+  needs_command setfacl
+  setfacl -m "$@" 2>/dev/null || skip "no access control lists on the filesystem of $T"
+}
+
+# as ID COMMAND: a line of a step that runs the command as another user, named u and its id.
+as() {
+  printf "busybox su -s /bin/sh u%s -c '%s' 2>/dev/null || echo u%s may not\n" "$1" "$2" "$1"
+}
+
+test_acl_of_the_image_is_enforced_and_kept() {
+  needs_root 'other users in a step'
+  build_image
+  mkdir -p "$IMAGE/etc" "$IMAGE/srv/drop"
+  printf '%s\n' root:x:0:0::/:/bin/sh u7:x:7:7::/:/bin/sh u8:x:8:8::/:/bin/sh >"$IMAGE/etc/passwd"
+  printf 'for u7\n' >"$IMAGE/srv/file"
+  chmod 640 "$IMAGE/srv/file"
+  set_acl u:7:r "$IMAGE/srv/file"
+  set_acl u:7:rwx,d:u:8:r,d:o::- "$IMAGE/srv/drop"
+  local look
+  look="$(as 7 'cat /srv/file')
+$(as 8 'cat /srv/file')
+$(as 7 'echo again >/srv/file')
+$(as 7 'cat /srv/drop/new')
+$(as 8 'cat /srv/drop/new')"
+  pipeline_toml <<TOML
+image = "$IMAGE"
+[[step]]
+key = "parent"
+run = """
+$(as 7 'echo dropped >/srv/drop/new; busybox chmod 640 /srv/drop/new')
+$(as 8 'echo dropped >/srv/drop/other')
+$look
+echo more >>/srv/file
+"""
+[[step]]
+key = "child"
+from = "parent"
+run = """
+$look
+"""
+TOML
+  first_run_then_hits parent child
+  assert_log parent 'u8 may not' 'for u7' 'u8 may not' 'u7 may not' dropped dropped
+  assert_log child 'for u7' more 'u8 may not' 'u7 may not' dropped dropped
+  set_acl u:8:r "$IMAGE/srv/file"
+  run_ok
+  assert_ran parent
+  assert_log parent 'u8 may not' 'for u7' 'for u7' 'u7 may not' dropped dropped
+}
+
+test_acl_for_others_does_not_get_in_the_way() {
+  build_image
+  mkdir -p "$IMAGE/srv/dir"
+  printf 'one\n' >"$IMAGE/srv/file"
+  set_acl u:12345:rw,g:12345:r "$IMAGE/srv/file"
+  set_acl u:12345:rwx,d:u:12345:rwx "$IMAGE/srv/dir"
+  pipeline_toml <<TOML
+image = "$IMAGE"
+[[step]]
+key = "parent"
+run = "echo two >>/srv/file; echo new >/srv/dir/new; cat /srv/file /srv/dir/new"
+[[step]]
+key = "child"
+from = "parent"
+run = "echo three >>/srv/file; echo four >>/srv/dir/new; cat /srv/file /srv/dir/new"
+TOML
+  first_run_then_hits parent child
+  assert_log child one two three new four
+}
+
 test_tool_lost_its_x_bit_runs() {
   build_image
   pipeline_toml <<TOML

@@ -281,7 +281,8 @@ TEST_F(SessionTest, Xattrs) {
   EXPECT_EQ(get("f", "user.a"), "value");
   EXPECT_EQ(get("f", "user.empty"), "");
   EXPECT_EQ(get("f", "user.none"), "errno " + std::to_string(ENODATA));
-  EXPECT_EQ(get("plain", "user.a"), "errno " + std::to_string(ENODATA));
+  EXPECT_EQ(get("plain", "user.a"), "errno " + std::to_string(EOPNOTSUPP));
+  EXPECT_EQ(get("plain", "system.posix_acl_access"), "errno " + std::to_string(ENODATA));
   EXPECT_EQ(get("f", "user.overlay.mine"), "errno " + std::to_string(ENODATA))
       << "overlayfs would obey it";
   EXPECT_EQ(get("f", "user.overlay.overlay.mine"), "step's own");
@@ -293,6 +294,30 @@ TEST_F(SessionTest, Xattrs) {
       std::string(buffer, static_cast<std::size_t>(size)),
       std::string("user.a\0user.empty\0user.overlay.overlay.mine", 43) + std::string(1, char{0}));
   EXPECT_EQ(mounted.observations(), (Lines{"probe f", "probe plain"}));
+}
+
+// The kernel stops asking in a view without attributes. A file's answers must not tell.
+TEST_F(SessionTest, FilesWithoutXattrsAnswerAlikeInEveryView) {
+  LayerEntry other = stored_file("other", "x");
+  other.entry.xattrs = {{"user.a", "value"}};
+  const LayerEntry plain = stored_file("plain", "y");
+  const auto answers = [](const std::string& file) {
+    std::vector<int> out;
+    for (const char* name : {"user.a", "security.capability", "system.posix_acl_access"}) {
+      for (int again = 0; again < 2; ++again) {
+        out.push_back(::getxattr(file.c_str(), name, nullptr, 0) < 0 ? errno : 0);
+      }
+    }
+    out.push_back(::listxattr(file.c_str(), nullptr, 0) < 0 ? errno : 0);
+    return out;
+  };
+  ViewBase no_xattrs = {nullptr, trees_.workspace_source()};
+  Mounted without(trees_, View(no_xattrs, {view_layer({plain})}, 0));
+  const auto expected = answers(without / "plain");
+  EXPECT_FALSE(without.view().may_have_xattrs());
+  without.session().stop();
+  Mounted with(trees_, View(no_xattrs, {view_layer({plain, other})}, 0));
+  EXPECT_EQ(answers(with / "plain"), expected);
 }
 
 TEST_F(SessionTest, LargeFilesAreReadRightAnywhere) {
