@@ -5,7 +5,9 @@
 // with a single id. Must be called while the process has one thread.
 #pragma once
 
-#include "store/util/result.h"
+#include <string>
+
+#include "store/util/fd.h"
 
 namespace hm::runner {
 
@@ -18,5 +20,8 @@ const char* to_string(IdMode mode);
 
 // kRefused with what is missing and what to do.
 Result<IdMode> enter_private_namespaces();
+
+// The file `path` through a mount that cannot change it, and that has no place in the file tree.
+Result<Fd> read_only_clone(const std::string& path);
 
 }  // namespace hm::runner

@@ -19,6 +19,8 @@
 #include <cstring>
 #include <span>
 
+#include "runner/isolation.h"
+#include "runner/system_calls.h"
 #include "store/util/child.h"
 
 namespace hm::runner {
@@ -42,6 +44,11 @@ constexpr const char* kHostname = "hm";
 constexpr std::array<const char*, 2> kHostFiles = {"/etc/resolv.conf", "/etc/hosts"};
 constexpr const char* kHostnameFile = "/etc/hostname";
 
+// What /proc and /sys tell of the host that is no business of a step: shown empty.
+constexpr std::array<const char*, 2> kMaskedFiles = {"/proc/keys", "/proc/key-users"};
+constexpr std::array<const char*, 4> kMaskedDirectories = {
+    "/sys/firmware", "/sys/kernel/debug", "/sys/kernel/security", "/sys/kernel/tracing"};
+
 // Soft and hard limits of a step, where the caller's hard limit allows.
 struct LimitRow {
   int resource;
@@ -55,6 +62,11 @@ constexpr std::array<LimitRow, 4> kLimits = {
      {RLIMIT_STACK, "stack", 8 << 20, RLIM_INFINITY},
      {RLIMIT_FSIZE, "fsize", RLIM_INFINITY, RLIM_INFINITY}}};
 
+// Descriptors 0-2 and three more are bubblewrap's; everything else is close-on-exec.
+constexpr int kArgsFd = 3;
+constexpr int kStatusFd = 4;
+constexpr int kFilterFd = 5;
+
 struct Pipe {
   Fd read, write;
   static Result<Pipe> make() {
@@ -65,14 +77,14 @@ struct Pipe {
 };
 
 std::vector<std::string> bubblewrap_arguments(const std::string& root, const HostFiles& files,
-                                              const Command& command, int status_fd) {
+                                              const Command& command) {
   std::vector<std::string> args;
   const auto add = [&](std::initializer_list<std::string> more) {
     args.insert(args.end(), more.begin(), more.end());
   };
   add({"--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--new-session",
-       "--die-with-parent", "--hostname", kHostname, "--json-status-fd",
-       std::to_string(status_fd)});
+       "--die-with-parent", "--hostname", kHostname, "--json-status-fd", std::to_string(kStatusFd),
+       "--seccomp", std::to_string(kFilterFd)});
   if (command.network == Network::kNone) add({"--unshare-net"});
   if (root.empty()) {  // a probe of the machine, not a step
     add({"--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"});
@@ -80,9 +92,9 @@ std::vector<std::string> bubblewrap_arguments(const std::string& root, const Hos
   }
   add({"--bind", root, "/", "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/sys", "/sys",
        "--tmpfs", "/run"});
-  // As root the kernel's settings would be writable, and core_pattern runs programs on the host.
-  add({"--ro-bind", "/proc/sys", "/proc/sys", "--ro-bind-try", "/proc/sysrq-trigger",
-       "/proc/sysrq-trigger"});
+  // As root the kernel's settings would be writable (core_pattern runs programs on the host), and
+  // modes of files in /proc are the same in every instance of it.
+  add({"--remount-ro", "/proc"});
   for (const auto& [path, host] : files) add({"--ro-bind", host, path});
   add({"--cap-drop", "ALL"});
   for (const char* capability : kCapabilities) add({"--cap-add", capability});
@@ -252,7 +264,7 @@ class Supervisor {
 
 // What the child does before it becomes bubblewrap.
 struct Launch {
-  const char* program = nullptr;
+  int program = -1;
   char* const* argv = nullptr;
   char* const* env = nullptr;
   std::span<const std::pair<int, int>> fds;  // descriptor → the number it gets; all sources above
@@ -272,7 +284,7 @@ int launch_in_child(void* argument) {
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  ::execve(launch->program, launch->argv, launch->env);
+  ::fexecve(launch->program, launch->argv, launch->env);
   launch->error = errno;
   return 127;
 }
@@ -280,27 +292,24 @@ int launch_in_child(void* argument) {
 // bubblewrap is the init of a pid namespace around the sandbox's own: its child waits for it before
 // it asks the kernel to die with its parent, and would wait for ever should bubblewrap die before.
 // With an init, the kernel kills whoever is left. No signal for our process group reaches an init.
-Result<pid_t> spawn(const std::string& bubblewrap, int args_fd,
-                    const std::vector<std::string>& command,
+Result<pid_t> spawn(const std::string& bubblewrap, const std::vector<std::string>& command,
                     std::span<const std::pair<int, int>> fds) {
-  std::vector<std::string> words = {"bwrap", "--args", std::to_string(args_fd), "--"};
+  // A step reaches this program as /proc/1/exe, and could change its mode as root.
+  HM_ASSIGN(const Fd program, read_only_clone(bubblewrap));
+  std::vector<std::string> words = {"bwrap", "--args", std::to_string(kArgsFd), "--"};
   words.insert(words.end(), command.begin(), command.end());
   std::vector<char*> argv;
   argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   std::array<char*, 1> env = {nullptr};
-  Launch launch{bubblewrap.c_str(), argv.data(), env.data(), fds};
+  Launch launch{program.get(), argv.data(), env.data(), fds};
   HM_ASSIGN(const pid_t pid, run_child(launch_in_child, &launch, CLONE_NEWPID | CLONE_NEWNS));
   if (launch.error == 0) return pid;
   (void)wait_for_child(pid);
   return fail(
       system_error("cannot start " + bubblewrap + " in a pid namespace of its own", launch.error));
 }
-
-// Descriptors 0-2 and two more are bubblewrap's; everything else is close-on-exec.
-constexpr int kArgsFd = 3;
-constexpr int kStatusFd = 4;
 
 }  // namespace
 
@@ -321,9 +330,16 @@ Result<HostFiles> host_files(const std::string& dir) {
   HostFiles files;
   const std::string hostname = dir + "/hostname";
   const std::string empty = dir + "/empty";
+  const std::string none = dir + "/none";
   HM_TRY(write_file_atomically(hostname, std::string(kHostname) + "\n", 0644));
   HM_TRY(write_file_atomically(empty, "", 0644));
+  HM_TRY(make_directories(none, 0755));
   files.emplace_back(kHostnameFile, hostname);
+  const auto mask = [&](const char* path, const std::string& with) {
+    if (::access(path, F_OK) == 0) files.emplace_back(path, with);
+  };
+  for (const char* path : kMaskedFiles) mask(path, empty);
+  for (const char* path : kMaskedDirectories) mask(path, none);
   for (const char* path : kHostFiles) {
     const std::string real = real_path(path);
     files.emplace_back(path, ::access(real.c_str(), R_OK) == 0 ? real : empty);
@@ -365,11 +381,14 @@ Status check_bubblewrap(const std::string& bubblewrap) {
 
 std::string sandbox_description() {
   std::string out =
-      "bwrap 1; user 0:0; umask 022; stdin /dev/null; /proc (sys ro) /dev /sys(ro) /run(tmpfs)"
+      "bwrap 2; user 0:0; umask 022; stdin /dev/null; /proc(ro) /dev /sys(ro) /run(tmpfs)"
       "; hostname ";
   out += kHostname;
   for (const char* path : kHostFiles) out += std::string("; ") + path;
+  for (const char* path : kMaskedFiles) out += std::string("; ") + path;
+  for (const char* path : kMaskedDirectories) out += std::string("; ") + path;
   for (const char* capability : kCapabilities) out += std::string("; ") + capability;
+  out += "; " + system_calls_description();
   return out;
 }
 
@@ -380,13 +399,15 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
   HM_ASSIGN(Pipe err, Pipe::make());
   HM_ASSIGN(Pipe status, Pipe::make());
   HM_ASSIGN(const Fd null, open_file("/dev/null", O_RDONLY));
-  HM_ASSIGN(Fd args, arguments_file(bubblewrap_arguments(root, files, command, kStatusFd)));
+  HM_ASSIGN(Fd args, arguments_file(bubblewrap_arguments(root, files, command)));
+  HM_ASSIGN(const Fd filter, system_call_filter());
   // What is handed over must not sit on a number that is handed out: move everything up first.
-  std::array<std::pair<int, int>, 5> given = {{{null.get(), 0},
+  std::array<std::pair<int, int>, 6> given = {{{null.get(), 0},
                                                {out.write.get(), 1},
                                                {err.write.get(), 2},
                                                {args.get(), kArgsFd},
-                                               {status.write.get(), kStatusFd}}};
+                                               {status.write.get(), kStatusFd},
+                                               {filter.get(), kFilterFd}}};
   std::vector<Fd> high;
   for (auto& [fd, as] : given) {
     high.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 100));
@@ -400,7 +421,7 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
     (void)!::write(wake.get(), &one, sizeof one);
   });
 
-  HM_ASSIGN(const pid_t pid, spawn(bubblewrap, kArgsFd, command.argv, given));
+  HM_ASSIGN(const pid_t pid, spawn(bubblewrap, command.argv, given));
   Child child(pid);
   high.clear();
   out.write.reset();
