@@ -7,6 +7,8 @@
 #include <array>
 #include <cstdio>
 
+#include "fs/planted_defect.h"
+
 namespace hm::fs {
 
 namespace {
@@ -76,7 +78,8 @@ std::string probe_text(const std::optional<Entry>& entry) {
     // As a digest: the path may hold anything, and what follows must stay one field.
     out += " links=" + std::to_string(entry->nlink) + ":" + Digest::of(entry->link_group).hex();
   }
-  if (entry->kind == EntryKind::kSymlink) out += " target=" + entry->target;
+  if (entry->kind == EntryKind::kSymlink && kPlanted != Defect::kTarget)
+    out += " target=" + entry->target;
   return out;
 }
 

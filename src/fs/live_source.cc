@@ -14,6 +14,7 @@
 
 #include "fs/file_age.h"
 #include "fs/overlay_xattr.h"
+#include "fs/planted_defect.h"
 #include "fs/posix_acl.h"
 
 namespace hm::fs {
@@ -328,7 +329,8 @@ Result<Fd> LiveSource::open_pinned(const Pin& pin, const std::string& path) {
   struct stat st {};
   if (::fstat(fd->get(), &st) != 0) return fail_errno(rules_->display(path));
   HM_ASSIGN(const LiveStat now, stat_of(st));
-  if (now.kind != pin.stat->kind || now.stamp != pin.stat->stamp) {
+  const bool other = now.kind != pin.stat->kind || now.stamp != pin.stat->stamp;
+  if (other && kPlanted != Defect::kRecheck) {
     return fail(ErrorCode::kChanged, rules_->display(path));
   }
   return fd;
@@ -340,7 +342,9 @@ Status check_unmoved(int fd, const LiveStat& pinned, const std::string& display)
   struct stat st {};
   if (::fstat(fd, &st) != 0) return fail_errno(display);
   HM_ASSIGN(const LiveStat now, stat_of(st));
-  if (now.stamp != pinned.stamp) return fail(ErrorCode::kChanged, display);
+  if (now.stamp != pinned.stamp && kPlanted != Defect::kRecheck) {
+    return fail(ErrorCode::kChanged, display);
+  }
   return {};
 }
 }  // namespace
@@ -411,7 +415,7 @@ Result<Digest> LiveSource::capture(const std::string& path) {
 
 Result<bool> LiveSource::moved(const std::string& path) {
   Pin* slot = find_pin(path);
-  if (slot == nullptr) return false;
+  if (slot == nullptr || kPlanted == Defect::kRecheck) return false;
   const std::lock_guard lock(slot->mutex);
   if (!slot->resolved) return false;
   HM_ASSIGN(const auto now, stat_now(path));

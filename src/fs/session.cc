@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "fs/overlay_xattr.h"
+#include "fs/planted_defect.h"
 #include "fs/posix_acl.h"
 #include "fs/skeleton.h"
 
@@ -39,6 +40,12 @@ constexpr std::uint64_t kSmallFile = std::uint64_t{128} * 1024;
 std::uint64_t inode_number(std::string_view identity) {
   const std::uint64_t hash = std::hash<Digest>{}(Digest::of(identity));
   return hash < 2 ? hash + 2 : hash;
+}
+
+// Equal only within a link group, and a group only within one layer.
+std::string inode_identity(const std::string& path, const View::Node& node) {
+  const std::string& group = node.entry.link_group;
+  return group.empty() ? path : std::to_string(node.origin) + "//" + group;
 }
 
 struct SessionNode {
@@ -192,8 +199,11 @@ Result<SessionNode*> FuseSession::child(SessionNode& parent, const std::string& 
     return fail(system_error(parent.path, ENOTDIR));
   }
   HM_ASSIGN(auto found, view_.child(*parent.node, name));
-  const auto [node, fresh] =
-      nodes_.insert(std::move(key), join_path(parent.path, name), std::move(found));
+  std::string path = join_path(parent.path, name);
+  if (kPlanted == Defect::kNodeid && found && found->entry.nlink > 1) {
+    key = {0, inode_identity(path, *found)};
+  }
+  const auto [node, fresh] = nodes_.insert(std::move(key), std::move(path), std::move(found));
   if (fresh) watch(*node);
   return node;
 }
@@ -295,6 +305,7 @@ Result<std::optional<View::Node>> FuseSession::observe(const std::string& path,
 Trace FuseSession::trace() {
   TraceBuilder builder;
   nodes_.each([&](SessionNode& node) {
+    if (!node.node && kPlanted == Defect::kAbsent) return;
     builder.add(observation_of(node), node.node ? &*node.node : nullptr, node.listing);
   });
   return builder.finish(ImpliedAbsence::kDrop);
@@ -304,10 +315,7 @@ struct stat FuseSession::attributes(const SessionNode& item) const {
   const View::Node& node = *item.node;
   const Entry& entry = node.entry;
   struct stat st {};
-  // Equal numbers only within a link group, and a group only within one layer.
-  const std::string identity =
-      entry.link_group.empty() ? item.path : std::to_string(node.origin) + "//" + entry.link_group;
-  st.st_ino = inode_number(identity);
+  st.st_ino = inode_number(inode_identity(item.path, node));
   st.st_mode = type_bits(entry.kind) | entry.mode;
   st.st_nlink = entry.nlink;
   st.st_uid = entry.uid;

@@ -4,6 +4,7 @@
 #include <map>
 #include <unordered_set>
 
+#include "fs/planted_defect.h"
 #include "fs/skeleton.h"
 
 namespace hm::fs {
@@ -114,7 +115,7 @@ Result<std::optional<View::Node>> View::child(const Node& dir, std::string_view 
   bool found = false;
   for (const std::uint16_t layer : dir.layers_) {
     const LayerEntry* item = layers_[layer].layer->find(node.path);
-    if (item == nullptr) continue;
+    if (item == nullptr || (item->whiteout && kPlanted == Defect::kWhiteout)) continue;
     const bool is_directory = !item->whiteout && item->entry.kind == EntryKind::kDirectory;
     if (!found && !item->whiteout) {
       take_layer_entry(node, *item, layer);
@@ -155,7 +156,7 @@ Result<Listing> View::list(const Node& dir) const {
       const std::string name(base_name(item.path));
       if (!item.whiteout) {
         add(name, item.entry.kind);
-      } else if (!names.contains(name)) {
+      } else if (!names.contains(name) && kPlanted != Defect::kWhiteout) {
         hidden.insert(name);
       }
     }
