@@ -134,7 +134,7 @@ inline fs::ViewLayer view_layer(std::vector<fs::LayerEntry> entries, std::int64_
                                 std::int64_t captured_ns = 0) {
   auto layer = build_layer(std::move(entries));
   const Digest digest = Digest::of(layer->encode());
-  return {digest, std::move(layer), started_ns, captured_ns};
+  return {digest, std::move(layer), started_ns, captured_ns, {}};
 }
 
 // --- a store and the trees beside it -----------------------------------------------------------

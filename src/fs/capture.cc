@@ -28,8 +28,8 @@ struct UpperXattrs {
 // Walks the upper by directory descriptors: a step may have nested deeper than one path can name.
 class Capture {
  public:
-  Capture(const View& below, std::int64_t started_ns, store::BlobStore& blobs)
-      : below_(below), started_ns_(started_ns), blobs_(blobs) {}
+  Capture(const View& below, const StepTimes& times, store::BlobStore& blobs)
+      : below_(below), times_(times), blobs_(blobs) {}
 
   Result<std::vector<LayerEntry>> run(const std::string& upper) {
     HM_ASSIGN(View::Node root, below_.root());
@@ -114,9 +114,25 @@ class Capture {
     HM_ASSIGN(UpperXattrs xattrs, read_xattrs(proc_path(dir_fd, name.empty() ? "." : name)));
     item.entry.xattrs = std::move(xattrs.kept);
     item.opaque = xattrs.opaque && *kind == EntryKind::kDirectory;
-    item.kept_time = *kind != EntryKind::kDirectory &&
-                     (item.mtime_ns < started_ns_ || item.mtime_ns > captured_ns_);
     return item;
+  }
+
+  // `lower` is what the view has at the same path: a file that is copied up keeps its time.
+  void settle_time(LayerEntry& item, const std::optional<View::Node>& lower) const {
+    const bool own =
+        lower && lower->entry.kind != EntryKind::kDirectory && lower->mtime_ns == item.mtime_ns;
+    const bool before_or_after = item.mtime_ns < times_.started_ns || item.mtime_ns > captured_ns_;
+    if (!own && !before_or_after) return;
+    item.time_of = TimeOf::kKept;
+    if (item.mtime_ns == kFixedTimeNs) return;  // every file of every workspace has it
+    const bool is_file = item.entry.kind == EntryKind::kFile;
+    const std::string* source =
+        own ? &item.path
+            : times_.seen.source(item.mtime_ns, is_file ? item.content.hex() : item.entry.target);
+    if (source == nullptr) return;
+    item.time_of = TimeOf::kTaken;
+    item.time_path = *source;
+    item.mtime_ns = 0;
   }
 
   // Adds `path` and everything below it; `lower` is what the view has there.
@@ -165,14 +181,14 @@ class Capture {
       if (!fd) return fail(std::move(fd).error().in("/" + path));
       return directory(fd->get(), path, std::move(lower));
     }
-    auto item = non_directory(dir_fd, name, path, st);
+    auto item = non_directory(dir_fd, name, path, st, lower);
     if (!item) return fail(std::move(item).error().in("/" + path));
     entries_.push_back(std::move(*item));
     return {};
   }
 
   Result<LayerEntry> non_directory(int dir_fd, const std::string& name, const std::string& path,
-                                   const struct stat& st) {
+                                   const struct stat& st, const std::optional<View::Node>& lower) {
     // Taking the first name of a link group into the store changes its inode: what the others are
     // was seen then. Whiteouts are linked to each other and are no group.
     const std::pair inode{st.st_dev, st.st_ino};
@@ -190,6 +206,7 @@ class Capture {
       }
       item.content = info.digest;
     }
+    settle_time(item, lower);
     if (st.st_nlink > 1) {
       item.entry.link_group = std::to_string(st.st_dev) + ":" + std::to_string(st.st_ino);
       groups_.emplace(inode, item);
@@ -198,7 +215,7 @@ class Capture {
   }
 
   const View& below_;
-  const std::int64_t started_ns_;
+  const StepTimes& times_;
   const std::int64_t captured_ns_ = now_ns();
   store::BlobStore& blobs_;
   std::vector<LayerEntry> entries_;
@@ -208,9 +225,9 @@ class Capture {
 }  // namespace
 
 Result<std::shared_ptr<const Layer>> capture_upper(const std::string& upper, const View& below,
-                                                   std::int64_t started_ns,
+                                                   const StepTimes& times,
                                                    store::BlobStore& blobs) {
-  HM_ASSIGN(std::vector<LayerEntry> entries, Capture(below, started_ns, blobs).run(upper));
+  HM_ASSIGN(std::vector<LayerEntry> entries, Capture(below, times, blobs).run(upper));
   return Layer::build(std::move(entries));
 }
 

@@ -13,16 +13,22 @@
 #include <string>
 
 #include "fs/layer.h"
+#include "fs/seen_times.h"
 #include "fs/view.h"
 #include "store/store.h"
 
 namespace hm::fs {
 
-// `upper` is used up: its files are blobs afterwards. `started_ns` is when the step started: files
-// older than that were given their time by the step.
+// When the step started, and the times that it was shown: files older than the start were given
+// their time by the step, those that have a time in `seen` took it from there.
+struct StepTimes {
+  std::int64_t started_ns = 0;
+  SeenTimes seen{{}};
+};
+
+// `upper` is used up: its files are blobs afterwards.
 Result<std::shared_ptr<const Layer>> capture_upper(const std::string& upper, const View& below,
-                                                   std::int64_t started_ns,
-                                                   store::BlobStore& blobs);
+                                                   const StepTimes& times, store::BlobStore& blobs);
 
 // Stores the layer's two blobs; its digest names it.
 struct StoredLayer {

@@ -10,7 +10,7 @@ namespace hm::fs {
 
 namespace {
 
-constexpr std::string_view kMagic = "hmlayer1";
+constexpr std::string_view kMagic = "hmlayer2";
 constexpr std::uint8_t kWhiteoutType = 7;
 // What an entry takes at least; keeps a hostile count from reserving memory.
 constexpr std::size_t kLeastEntryBytes = 60;
@@ -36,8 +36,9 @@ void encode_entry(Writer& out, const LayerEntry& item, std::uint64_t group) {
     out.text(value);
   }
   out.number(group);
-  out.byte(item.kept_time ? 1 : 0);
-  if (item.kept_time) out.number(static_cast<std::uint64_t>(item.mtime_ns));
+  out.byte(static_cast<std::uint8_t>(item.time_of));
+  if (item.time_of == TimeOf::kKept) out.number(static_cast<std::uint64_t>(item.mtime_ns));
+  if (item.time_of == TimeOf::kTaken) out.text(item.time_path);
 }
 
 std::uint32_t narrow(std::uint64_t value, bool& bad) {
@@ -73,10 +74,11 @@ bool decode_entry(Reader& in, LayerEntry& item, std::uint64_t& group) {
     item.entry.xattrs.emplace_back(std::move(name), std::string(in.text()));
   }
   group = in.number();
-  const std::uint8_t kept_time = in.byte();
-  if (kept_time > 1) return false;
-  item.kept_time = kept_time == 1;
-  if (item.kept_time) item.mtime_ns = static_cast<std::int64_t>(in.number());
+  const std::uint8_t time_of = in.byte();
+  if (time_of > static_cast<std::uint8_t>(TimeOf::kTaken)) return false;
+  item.time_of = static_cast<TimeOf>(time_of);
+  if (item.time_of == TimeOf::kKept) item.mtime_ns = static_cast<std::int64_t>(in.number());
+  if (item.time_of == TimeOf::kTaken) item.time_path = in.text();
   return !bad && !in.failed();
 }
 
@@ -85,8 +87,8 @@ bool is_same_inode(const LayerEntry& a, const LayerEntry& b) {
   Entry left = a.entry;
   Entry right = b.entry;
   left.link_group = right.link_group = "";
-  return left == right && a.content == b.content && a.kept_time == b.kept_time &&
-         a.mtime_ns == b.mtime_ns;
+  return left == right && a.content == b.content && a.time_of == b.time_of &&
+         a.mtime_ns == b.mtime_ns && a.time_path == b.time_path;
 }
 
 // Why one entry, taken alone, cannot be; "" when it can.
@@ -109,6 +111,7 @@ std::string entry_fault(const LayerEntry& item) {
     return "bad symlink target";
   }
   if (is_device != (entry.rdev != 0)) return "bad device number";
+  if (!is_valid_path(item.time_path)) return "bad path of a time";
   if (!std::is_sorted(entry.xattrs.begin(), entry.xattrs.end())) return "unsorted xattrs";
   return "";
 }
@@ -165,7 +168,8 @@ Result<std::shared_ptr<const Layer>> Layer::decode(std::string_view blob, std::s
     LayerEntry& item = layer->entries_[i];
     if (!decode_entry(in, item, groups[i])) return corrupt("malformed entry");
     const auto mtime = static_cast<std::int64_t>(times.number());
-    if (!mtimes.empty() && item.kept_time && mtime != item.mtime_ns) return corrupt("bad time");
+    const bool settled = item.time_of != TimeOf::kRun;
+    if (!mtimes.empty() && settled && mtime != item.mtime_ns) return corrupt("bad time");
     if (!mtimes.empty()) item.mtime_ns = mtime;
     if (groups[i] == 0) continue;
     const std::uint64_t first = groups[i] - 1;

@@ -5,10 +5,10 @@
 // believes nothing: a layer with unsorted or duplicate paths, "..", a missing parent, or absurd
 // numbers is kCorrupt. A Layer is immutable once built and then thread-safe.
 //
-// Format 1: "hmlayer1", number of entries, then per entry: path, type byte (EntryKind, or 7 for a
+// Format 2: "hmlayer2", number of entries, then per entry: path, type byte (EntryKind, or 7 for a
 // whiteout), opaque byte, mode, uid, gid, size, rdev, content (32 bytes, files only), target,
 // number of xattrs and their names and values, link group (0, or 1 + index of its first entry),
-// kept-time byte and, if it is 1, the mtime in nanoseconds.
+// TimeOf byte and, for kKept, the mtime in nanoseconds, for kTaken the path.
 // Numbers are 8 bytes little-endian, texts length-prefixed (store/util/bytes.h). A reader refuses
 // any other magic.
 #pragma once
@@ -26,16 +26,23 @@
 
 namespace hm::fs {
 
+// Where a file's time comes from. Only kRun is a matter of when the step was executed: the other
+// two are part of its output, and of the encoding.
+enum class TimeOf : std::uint8_t {
+  kRun = 0,    // written while the step ran
+  kKept = 1,   // set by the step to an older (or a future) time, as tar does
+  kTaken = 2,  // that of `time_path` in the view below this layer: a copy-up, cp -p, touch -r
+};
+
 struct LayerEntry {
   std::string path;
   bool whiteout = false;
   bool opaque = false;  // directories: hides the children of everything below
   Entry entry;
   Digest content;  // files only
-  std::int64_t mtime_ns = 0;
-  // The step set an older (or a future) time, as tar and cp -p do: then the time is part of the
-  // output, and of the encoding. Else it was written while the step ran.
-  bool kept_time = false;
+  TimeOf time_of = TimeOf::kRun;
+  std::int64_t mtime_ns = 0;  // 0 with kTaken
+  std::string time_path;      // kTaken only
 };
 
 class Layer {

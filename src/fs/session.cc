@@ -146,6 +146,7 @@ class FuseSession final : public Session {
   void wait(const std::stop_token& stop) override;
   Result<std::optional<View::Node>> observe(const std::string& path, ObservationKind kind) override;
   Trace trace() override;
+  std::vector<SeenTime> seen_times() override;
   std::optional<SessionFailure> failure() override {
     const std::lock_guard lock(failure_mutex_);
     return failure_;
@@ -309,6 +310,22 @@ Trace FuseSession::trace() {
     builder.add(observation_of(node), node.node ? &*node.node : nullptr, node.listing);
   });
   return builder.finish(ImpliedAbsence::kDrop);
+}
+
+std::vector<SeenTime> FuseSession::seen_times() {
+  std::vector<SeenTime> out;
+  nodes_.each([&](SessionNode& item) {
+    if (!item.node || item.node->entry.kind == EntryKind::kDirectory) return;
+    const View::Node& node = *item.node;
+    if (node.mtime_ns == kFixedTimeNs) return;  // of no use: every workspace has it
+    const bool is_empty_file = node.entry.kind == EntryKind::kFile && node.entry.size == 0;
+    std::optional<std::string> identity;
+    if (is_empty_file) identity = Digest::of("").hex();
+    if (item.content) identity = item.content->hex();
+    if (node.entry.kind != EntryKind::kFile) identity = node.entry.target;
+    out.push_back({node.mtime_ns, node.path, std::move(identity), node.of_run});
+  });
+  return out;
 }
 
 struct stat FuseSession::attributes(const SessionNode& item) const {

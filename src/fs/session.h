@@ -16,7 +16,9 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <vector>
 
+#include "fs/seen_times.h"
 #include "fs/trace.h"
 #include "fs/view.h"
 #include "store/store.h"
@@ -56,6 +58,8 @@ class Session {
                                                     ObservationKind kind) = 0;
 
   virtual Trace trace() = 0;
+  // Of all files that were looked up; when stopped.
+  virtual std::vector<SeenTime> seen_times() = 0;
   virtual std::optional<SessionFailure> failure() = 0;
 };
 

@@ -77,17 +77,22 @@ void TraceBuilder::add(Observation observation, const View::Node* node,
             std::move(observation.value),
             node == nullptr,
             node != nullptr && node->entry.kind != EntryKind::kDirectory,
-            node != nullptr ? node->origin : kOriginImage,
+            node != nullptr ? node->moment_ns : kImageMomentNs,
             std::move(listing)};
   const auto [it, fresh] = items_.try_emplace(std::move(observation.path), item);
   if (!fresh && it->second.kind == ObservationKind::kProbe) it->second = std::move(item);
 }
 
 Trace TraceBuilder::finish(ImpliedAbsence implied) {
-  std::set<Origin> origins;
+  std::set<std::int64_t> distinct;
   for (const auto& [path, item] : items_) {
-    if (item.timed) origins.insert(item.origin);
+    if (item.timed) distinct.insert(item.moment_ns);
   }
+  const std::vector<std::int64_t> moments(distinct.begin(), distinct.end());
+  const auto rank = [&](std::int64_t moment) {
+    return static_cast<std::uint64_t>(std::lower_bound(moments.begin(), moments.end(), moment) -
+                                      moments.begin());
+  };
   Trace trace;
   Hasher order;
   for (auto& [path, item] : items_) {
@@ -98,14 +103,13 @@ Trace TraceBuilder::finish(ImpliedAbsence implied) {
                                 !parent->second.lists(base_name(path));
       if (implied_here) continue;
     }
-    if (item.timed && origins.size() > 1) {
+    if (item.timed && moments.size() > 1) {
       order.field(path);
-      order.field(
-          static_cast<std::uint64_t>(std::distance(origins.begin(), origins.find(item.origin))));
+      order.field(rank(item.moment_ns));
     }
     trace.observations.push_back({path, item.kind, std::move(item.value)});
   }
-  trace.order = origins.size() > 1 ? order.finish().hex() : "one origin";
+  trace.order = moments.size() > 1 ? order.finish().hex() : "one moment";
   return trace;
 }
 

@@ -38,7 +38,8 @@ struct Observation {
 
 struct Trace {
   std::vector<Observation> observations;
-  // Dense ranks of the origins of the files observed: what make's "newer than" can see of times.
+  // Dense ranks of the moments of the files observed (View::Node::moment_ns): what "newer than"
+  // can see of their times.
   std::string order;
 
   std::string encode() const;
@@ -66,7 +67,7 @@ class TraceBuilder {
     std::string value;
     bool absent;
     bool timed;  // a file or a symlink: anything with a time that a step can compare
-    Origin origin;
+    std::int64_t moment_ns;
     std::shared_ptr<const Listing> listing;
     bool lists(std::string_view name) const;
   };

@@ -20,36 +20,52 @@ Entry skeleton_entry(const SkeletonEntry& item) {
 
 }  // namespace
 
+void place_times(ViewLayer& layer, std::span<const ViewLayer> below, std::int64_t now_ns) {
+  const std::int64_t after_ns = below.empty() ? INT64_MIN : below.back().times->end_ns();
+  layer.times =
+      ShownTimes::place(*layer.layer, layer.started_ns, layer.captured_ns, after_ns, now_ns);
+}
+
 View::View(ViewBase base, std::vector<ViewLayer> layers, std::int64_t now_ns)
     : base_(std::move(base)),
       layers_(std::move(layers)),
-      now_ns_(now_ns),
       may_have_xattrs_(base_.image && base_.image->may_have_xattrs()) {
-  // A cached child may have been written before its parent was captured again. Its new files would
-  // then look older than what they were made from: they are shown later by one constant.
-  std::int64_t below_captured = 0;
-  for (const ViewLayer& item : layers_) {
-    const std::int64_t shift = std::max<std::int64_t>(0, below_captured - item.started_ns);
-    shifts_.push_back(shift);
-    below_captured = std::min(item.captured_ns + shift, now_ns_);
-    may_have_xattrs_ = may_have_xattrs_ || item.layer->has_xattrs();
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    if (!layers_[i].times) place_times(layers_[i], std::span(layers_).first(i), now_ns);
+    may_have_xattrs_ = may_have_xattrs_ || layers_[i].layer->has_xattrs();
   }
 }
 
-std::int64_t View::shown_mtime(const LayerEntry& item, std::uint16_t layer) const {
-  if (item.kept_time || shifts_[layer] == 0) return item.mtime_ns;
-  return std::max(item.mtime_ns, std::min(item.mtime_ns + shifts_[layer], now_ns_));
-}
-
-void View::take_layer_entry(Node& node, const LayerEntry& item, std::uint16_t layer) const {
+Status View::take_layer_entry(Node& node, const LayerEntry& item, std::uint16_t layer) const {
   node.entry = item.entry;
   node.origin = kOriginFirstLayer + layer;
   node.content_ = item.content;
-  node.mtime_ns =
-      item.entry.kind == EntryKind::kDirectory ? kFixedTimeNs : shown_mtime(item, layer);
+  if (item.entry.kind == EntryKind::kDirectory) return {};  // shows the fixed time
+  return take_time(node, item, layer);
 }
 
-Result<View::Node> View::root() const {
+Status View::take_time(Node& node, const LayerEntry& item, std::uint16_t layer) const {
+  const ShownTimes& times = *layers_[layer].times;
+  if (item.time_of == TimeOf::kKept) {
+    node.mtime_ns = node.moment_ns = item.mtime_ns;
+    return {};
+  }
+  node.of_run = item.time_of == TimeOf::kRun;
+  node.mtime_ns = node.of_run ? times.shown(item.mtime_ns) : times.begin_ns();
+  node.moment_ns = times.begin_ns();
+  if (node.of_run) return {};
+  HM_ASSIGN(Node below, root_below(layer));
+  HM_ASSIGN(const auto source, walk(std::move(below), item.time_path));
+  if (!source) return {};  // the step saw it: only a damaged layer gets here
+  node.mtime_ns = source->mtime_ns;
+  node.moment_ns = source->moment_ns;
+  node.of_run = source->of_run;
+  return {};
+}
+
+Result<View::Node> View::root() const { return root_below(layers_.size()); }
+
+Result<View::Node> View::root_below(std::size_t layers) const {
   Node node;
   node.entry.kind = EntryKind::kDirectory;
   node.entry.mode = 0755;
@@ -58,13 +74,13 @@ Result<View::Node> View::root() const {
     HM_ASSIGN(const auto image, base_.image->lookup(""));
     if (image) node.entry = image->entry;
   }
-  for (std::size_t i = layers_.size(); i-- > 0;) {
+  for (std::size_t i = layers; i-- > 0;) {
     node.layers_.push_back(static_cast<std::uint16_t>(i));
   }
   for (const std::uint16_t layer : node.layers_) {
     const LayerEntry* item = layers_[layer].layer->find("");
     if (item == nullptr) continue;
-    take_layer_entry(node, *item, layer);
+    HM_TRY(take_layer_entry(node, *item, layer));
     break;
   }
   return node;
@@ -118,7 +134,7 @@ Result<std::optional<View::Node>> View::child(const Node& dir, std::string_view 
     if (item == nullptr || (item->whiteout && kPlanted == Defect::kWhiteout)) continue;
     const bool is_directory = !item->whiteout && item->entry.kind == EntryKind::kDirectory;
     if (!found && !item->whiteout) {
-      take_layer_entry(node, *item, layer);
+      HM_TRY(take_layer_entry(node, *item, layer));
       found = true;
     } else if (!found) {
       return std::optional<Node>{};
@@ -135,6 +151,7 @@ Result<std::optional<View::Node>> View::child(const Node& dir, std::string_view 
     node.entry = std::move(below->entry);
     node.origin = below->origin;
     node.mtime_ns = node.entry.kind == EntryKind::kDirectory ? kFixedTimeNs : below->mtime_ns;
+    node.moment_ns = node.origin == kOriginWorkspace ? kFixedTimeNs : kImageMomentNs;
     node.base_ = below->base;
   } else if (below && below->entry.kind == EntryKind::kDirectory) {
     node.base_ = below->base;
@@ -189,6 +206,10 @@ Result<Listing> View::list(const Node& dir) const {
 
 Result<std::optional<View::Node>> View::resolve(std::string_view path) const {
   HM_ASSIGN(Node node, root());
+  return walk(std::move(node), path);
+}
+
+Result<std::optional<View::Node>> View::walk(Node node, std::string_view path) const {
   while (!path.empty()) {
     if (node.entry.kind != EntryKind::kDirectory) return std::optional<Node>{};
     const std::size_t slash = path.find('/');

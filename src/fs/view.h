@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "fs/entry.h"
 #include "fs/layer.h"
 #include "fs/live_source.h"
+#include "fs/shown_times.h"
 
 namespace hm::fs {
 
@@ -24,13 +26,19 @@ using Origin = std::uint32_t;
 inline constexpr Origin kOriginWorkspace = 0;
 inline constexpr Origin kOriginImage = 1;
 inline constexpr Origin kOriginFirstLayer = 2;
+inline constexpr std::int64_t kImageMomentNs = kFixedTimeNs + 1;  // see View::Node::moment_ns
 
 struct ViewLayer {
   Digest digest;
   std::shared_ptr<const Layer> layer;
   std::int64_t started_ns = 0;
   std::int64_t captured_ns = 0;
+  // Set once for all views of one run, so that a file looks the same to all its steps.
+  std::optional<ShownTimes> times;
 };
+
+// Settles when the files of `layer` are shown to have been written, above the layers `below`.
+void place_times(ViewLayer& layer, std::span<const ViewLayer> below, std::int64_t now_ns);
 
 // What is below the layers. The view shares the sources with the other views of one run.
 struct ViewBase {
@@ -46,6 +54,10 @@ class View {
     Entry entry;
     Origin origin = kOriginImage;
     std::int64_t mtime_ns = kFixedTimeNs;
+    // The time as the trace's order has it: all times of one execution count as one moment, and so
+    // do all of the image; a time that the step set is a moment of its own.
+    std::int64_t moment_ns = kImageMomentNs;
+    bool of_run = false;  // mtime_ns is when a step wrote the file
 
    private:
     friend class View;
@@ -55,7 +67,7 @@ class View {
     Digest content_;                     // files of layers
   };
 
-  // `layers` oldest first. `now_ns` bounds the times shown (see shown_mtime in view.cc).
+  // `layers` oldest first. Those without ShownTimes are placed up to `now_ns`.
   View(ViewBase base, std::vector<ViewLayer> layers, std::int64_t now_ns);
 
   Result<Node> root() const;
@@ -83,14 +95,14 @@ class View {
   };
   Result<std::optional<BaseChild>> base_child(const std::string& path, Base dir_base) const;
   Result<std::optional<BaseChild>> live_child(const std::string& path, Base base) const;
-  void take_layer_entry(Node& node, const LayerEntry& item, std::uint16_t layer) const;
-  std::int64_t shown_mtime(const LayerEntry& item, std::uint16_t layer) const;
+  Result<Node> root_below(std::size_t layers) const;
+  Result<std::optional<Node>> walk(Node node, std::string_view path) const;
+  Status take_layer_entry(Node& node, const LayerEntry& item, std::uint16_t layer) const;
+  Status take_time(Node& node, const LayerEntry& item, std::uint16_t layer) const;
   std::string workspace_path(std::string_view path) const;
 
   ViewBase base_;
   std::vector<ViewLayer> layers_;
-  std::vector<std::int64_t> shifts_;  // per layer, nanoseconds
-  std::int64_t now_ns_;
   bool may_have_xattrs_ = false;
 };
 

@@ -136,7 +136,7 @@ Result<fs::View> view_of_step(const store::RunStep& step, const fs::ViewBase& ba
     HM_ASSIGN(const auto times, store.layer_times(*digest));
     if (!times) return fail(ErrorCode::kNotFound, "layer " + digest->hex() + " is gone");
     HM_ASSIGN(auto layer, fs::load_layer(*times, store.blobs()));
-    layers.push_back({*digest, std::move(layer), times->started_ns, times->captured_ns});
+    layers.push_back({*digest, std::move(layer), times->started_ns, times->captured_ns, {}});
   }
   return fs::View(base, std::move(layers), now_ns());
 }

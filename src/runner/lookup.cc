@@ -61,8 +61,8 @@ class Lookup {
       HM_TRY(store_.drop_layer(record.layer));
       return damaged(layer.error());
     }
-    fs::ViewLayer view_layer{record.layer, std::move(*layer), times->started_ns,
-                             times->captured_ns};
+    fs::ViewLayer view_layer{
+        record.layer, std::move(*layer), times->started_ns, times->captured_ns, {}};
     return std::optional(Hit{record, *times, std::move(view_layer), observations});
   }
 

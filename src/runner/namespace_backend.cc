@@ -8,6 +8,7 @@
 #include <array>
 #include <ctime>
 #include <mutex>
+#include <thread>
 
 #include "fs/capture.h"
 #include "fs/overlay.h"
@@ -28,6 +29,20 @@ std::int64_t coarse_now_ns() {
   timespec now{};
   ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
   return to_ns(now);
+}
+
+// What the step writes has to be newer than all that its ancestors wrote: the clock is given a tick
+// where it has not moved since. A clock that was set back is not waited for.
+std::int64_t start_after(const fs::View& view) {
+  constexpr std::int64_t kLongestWaitNs = 200'000'000;
+  std::int64_t now = coarse_now_ns();
+  const std::int64_t newest =
+      view.layers().empty() ? now - 1 : view.layers().back().times->end_ns();
+  if (newest - now > kLongestWaitNs) return now;
+  for (; now <= newest; now = coarse_now_ns()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return now;
 }
 
 class NamespaceBackend final : public Backend {
@@ -87,7 +102,7 @@ class NamespaceBackend final : public Backend {
     HM_ASSIGN(fs::Overlay overlay, fs::Overlay::mount(dir + "/lower", dir, root.entry));
 
     HM_ASSIGN(const auto files, host_files(dir));
-    const std::int64_t started_ns = coarse_now_ns();
+    const std::int64_t started_ns = start_after(view);
     const auto started = std::chrono::steady_clock::now();
     auto exit = run_sandboxed(bubblewrap_, overlay.root(), files, command, output, stop);
     overlay.unmount();
@@ -111,7 +126,8 @@ class NamespaceBackend final : public Backend {
     const bool usable =
         !execution.failure || execution.failure->kind == fs::SessionFailure::Kind::kIncomplete;
     if (succeeded && usable) {
-      HM_ASSIGN(execution.captured, capture(overlay.upper(), view, started_ns));
+      const fs::StepTimes times{started_ns, fs::SeenTimes(session->seen_times())};
+      HM_ASSIGN(execution.captured, capture(overlay.upper(), view, times));
     }
     return execution;
   }
@@ -136,12 +152,12 @@ class NamespaceBackend final : public Backend {
   }
 
   Result<std::optional<CapturedLayer>> capture(const std::string& upper, const fs::View& view,
-                                               std::int64_t started_ns) {
-    HM_ASSIGN(auto layer, fs::capture_upper(upper, view, started_ns, store_.blobs()));
+                                               const fs::StepTimes& step) {
+    HM_ASSIGN(auto layer, fs::capture_upper(upper, view, step, store_.blobs()));
     HM_ASSIGN(const fs::StoredLayer stored, fs::store_layer(*layer, store_.blobs()));
     // An equal layer that is known already keeps its times: nothing below it has to look new.
     HM_ASSIGN(const auto known, store_.layer_times(stored.digest));
-    store::LayerTimes times{stored.digest, stored.mtimes, started_ns, now_ns()};
+    store::LayerTimes times{stored.digest, stored.mtimes, step.started_ns, now_ns()};
     if (known) {
       if (auto old = fs::load_layer(*known, store_.blobs())) {
         times = *known;
@@ -150,7 +166,8 @@ class NamespaceBackend final : public Backend {
         HM_TRY(store_.drop_layer(stored.digest));  // its times are damaged: these take their place
       }
     }
-    fs::ViewLayer view_layer{stored.digest, std::move(layer), times.started_ns, times.captured_ns};
+    fs::ViewLayer view_layer{
+        stored.digest, std::move(layer), times.started_ns, times.captured_ns, {}};
     return std::optional(CapturedLayer{std::move(view_layer), times});
   }
 

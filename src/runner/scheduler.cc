@@ -239,11 +239,14 @@ void RunImpl::run_one(std::size_t index, Sources& sources) {
     std::unique_lock lock(mutex_);
     const fs::View view = view_of(index, base);
     const bool earlier = nodes_[index].has_result;
-    const StepResult kept = nodes_[index].result;
+    StepResult kept = nodes_[index].result;
     lock.unlock();
     if (earlier) {  // of the attempt before: keep it silently if it is this view's result too
       HM_ASSIGN(const bool holds, runner_.still_holds(kept, view));
-      if (holds) return kept;
+      if (holds) {
+        if (kept.layer) fs::place_times(*kept.layer, view.layers(), now_ns());
+        return kept;
+      }
     }
     return runner_.run(nodes_[index].job, view, sources, attempt_stop_->get_token());
   }();

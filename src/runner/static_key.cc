@@ -13,7 +13,7 @@ namespace hm::runner {
 namespace {
 
 // Raised whenever the meaning of a recorded trace or layer changes.
-constexpr const char* kKeyFormat = "hm-key-1";
+constexpr const char* kKeyFormat = "hm-key-2";
 
 // Supplementary groups, which only root can drop.
 std::string groups() {

@@ -49,6 +49,14 @@ Result<LookupResult> StepRunner::preview(const StepJob& job, const fs::View& vie
 
 Result<StepResult> StepRunner::run(const StepJob& job, const fs::View& view, Sources& sources,
                                    const std::stop_token& stop) {
+  auto result = run_or_reuse(job, view, sources, stop);
+  // All children of this run are to see the same times.
+  if (result && result->layer) fs::place_times(*result->layer, view.layers(), now_ns());
+  return result;
+}
+
+Result<StepResult> StepRunner::run_or_reuse(const StepJob& job, const fs::View& view,
+                                            Sources& sources, const std::stop_token& stop) {
   StaticKey key = static_key(job.command, id_mode_);
   Fd flight;
   Miss miss;
@@ -195,8 +203,8 @@ Status StepRunner::record(const StepJob& job, const Execution& execution, StepRe
       HM_ASSIGN(const auto times, store_.layer_times(other->layer));
       if (times) {
         if (auto layer = fs::load_layer(*times, blobs)) {
-          result.layer =
-              fs::ViewLayer{other->layer, std::move(*layer), times->started_ns, times->captured_ns};
+          result.layer = fs::ViewLayer{
+              other->layer, std::move(*layer), times->started_ns, times->captured_ns, {}};
         }
       }
     }

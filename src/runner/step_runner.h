@@ -65,6 +65,8 @@ class StepRunner {
   Result<bool> still_holds(const StepResult& result, const fs::View& view);
 
  private:
+  Result<StepResult> run_or_reuse(const StepJob& job, const fs::View& view, Sources& sources,
+                                  const std::stop_token& stop);
   Result<StepResult> execute(const StepJob& job, StaticKey key, const Miss& miss,
                              const fs::View& view, Sources& sources, Fd flight,
                              const std::stop_token& stop);

@@ -40,8 +40,9 @@ Result<Db> open_database(const std::string& home) {
                                          std::to_string(kFormat) +
                                          "): use that hm, or another HM_HOME");
   }
-  if (version == 0) {
-    HM_TRY(db.exec(kSchema));
+  if (version == 0) HM_TRY(db.exec(kSchema));
+  if (version == 1) HM_TRY(db.exec(kFrom1));
+  if (version != kFormat) {
     HM_TRY(db.exec("PRAGMA user_version=" + std::to_string(kFormat)));
   }
   HM_TRY(txn.commit());

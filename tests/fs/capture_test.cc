@@ -37,7 +37,8 @@ class CaptureTest : public ::testing::Test {
   }
   std::shared_ptr<const Layer> capture(std::vector<ViewLayer> below = {}) {
     const View view(ViewBase{trees_.image_source(), nullptr}, std::move(below), now_ns());
-    return must(capture_upper(upper(), view, started_ns_, trees_.store().blobs()));
+    return must(
+        capture_upper(upper(), view, {started_ns_, SeenTimes(seen_)}, trees_.store().blobs()));
   }
   static std::vector<std::string> paths(const Layer& layer) {
     std::vector<std::string> out;
@@ -50,6 +51,7 @@ class CaptureTest : public ::testing::Test {
 
   Trees trees_;
   std::int64_t started_ns_ = now_ns() - 1'000'000'000;  // of the step
+  std::vector<SeenTime> seen_;                          // by it
 };
 
 using Paths = std::vector<std::string>;
@@ -172,9 +174,9 @@ TEST_F(CaptureTest, TimesThatTheStepSetAreKept) {
   set_mtime(upper("old"), 499'162'500);
   set_mtime(upper("future"), now + 100'000);
   const auto layer = capture();
-  EXPECT_FALSE(layer->find("written")->kept_time);
-  EXPECT_TRUE(layer->find("old")->kept_time);
-  EXPECT_TRUE(layer->find("future")->kept_time);
+  EXPECT_EQ(layer->find("written")->time_of, TimeOf::kRun);
+  EXPECT_EQ(layer->find("old")->time_of, TimeOf::kKept);
+  EXPECT_EQ(layer->find("future")->time_of, TimeOf::kKept);
   EXPECT_EQ(layer->find("old")->mtime_ns, 499'162'500LL * 1'000'000'000);
 }
 
@@ -256,9 +258,47 @@ TEST_F(CaptureTest, WhatIsCapturedCanBeStoredAndLoaded) {
   const auto again = must(load_layer({stored.digest, stored.mtimes, 0, 0}, trees_.store().blobs()));
   EXPECT_EQ(again->encode(), layer->encode());
   EXPECT_EQ(again->find("d/f")->mtime_ns, 77LL * 1'000'000'000);
-  const View view({}, {ViewLayer{stored.digest, again, 0, 0}}, now_ns());
+  const View view({}, {ViewLayer{stored.digest, again, 0, 0, {}}}, now_ns());
   EXPECT_EQ(must(view.digest(*must(view.resolve("d/f")))), Digest::of("text"));
   EXPECT_FALSE(load_layer({digest_of("none"), stored.mtimes, 0, 0}, trees_.store().blobs()));
+}
+
+TEST_F(CaptureTest, TimesOfOtherFilesAreTakenFromThere) {
+  const std::int64_t second = 1'000'000'000;
+  seen_ = {{600 * second + 5, "dir/copied", Digest::of("x").hex(), true},
+           {600 * second + 5, "aaa", Digest::of("other").hex(), true},
+           {700 * second, "link", "target", false},
+           {800 * second, "image", Digest::of("not it").hex(), false},
+           {kFixedTimeNs, "workspace/a", Digest::of("w").hex(), false}};
+  const auto with_time = [&](const std::string& path, const std::string& text, std::int64_t ns) {
+    write_file(upper(path), text);
+    const timespec times[2] = {{0, UTIME_NOW}, {ns / second, ns % second}};
+    must_be_zero(::utimensat(AT_FDCWD, upper(path).c_str(), times, 0), "utimensat");
+  };
+  with_time("copy", "x", 600 * second + 5);
+  with_time("touched", "unlike", 600 * second + 5);
+  with_time("round", "z", 800 * second);
+  with_time("of-workspace", "w", kFixedTimeNs);
+  const auto layer = capture();
+  EXPECT_EQ(layer->find("copy")->time_of, TimeOf::kTaken);
+  EXPECT_EQ(layer->find("copy")->time_path, "dir/copied") << "the one with its bytes";
+  EXPECT_EQ(layer->find("copy")->mtime_ns, 0);
+  EXPECT_EQ(layer->find("touched")->time_path, "aaa") << "the first that a step wrote";
+  EXPECT_EQ(layer->find("round")->time_of, TimeOf::kKept) << "a round number by chance";
+  EXPECT_EQ(layer->find("of-workspace")->time_of, TimeOf::kKept);
+}
+
+TEST_F(CaptureTest, CopiedUpFilesTakeTheTimeBelow) {
+  LayerEntry item = file_entry("f", "old");
+  item.mtime_ns = now_ns() - 5'000'000'000;
+  const auto below = view_layer({item}, item.mtime_ns - 1, item.mtime_ns + 1);
+  write_file(upper("f"), "new");
+  const timespec times[2] = {{0, UTIME_NOW},
+                             {item.mtime_ns / 1'000'000'000, item.mtime_ns % 1'000'000'000}};
+  must_be_zero(::utimensat(AT_FDCWD, upper("f").c_str(), times, 0), "utimensat");
+  const auto layer = capture({below});
+  EXPECT_EQ(layer->find("f")->time_of, TimeOf::kTaken);
+  EXPECT_EQ(layer->find("f")->time_path, "f");
 }
 
 TEST_F(CaptureTest, EqualWorkGivesEqualLayers) {

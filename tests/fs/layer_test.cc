@@ -26,8 +26,9 @@ struct Raw {
   std::uint64_t xattr_count = 0;
   std::vector<std::string> xattrs;  // names and values
   std::uint64_t group = 0;
-  std::uint8_t kept_time = 0;
-  std::uint64_t mtime = 0;  // only with kept_time
+  std::uint8_t time_of = 0;
+  std::uint64_t mtime = 0;  // kKept only
+  std::string time_path;    // kTaken only
 };
 
 Raw raw_dir(const std::string& path) {
@@ -49,7 +50,7 @@ Raw changed(Raw raw, const std::function<void(Raw&)>& change) {
 
 std::string encode_raw(const std::vector<Raw>& entries, std::optional<std::uint64_t> count = {}) {
   Writer out;
-  out.raw("hmlayer1");
+  out.raw("hmlayer2");
   out.number(count.value_or(entries.size()));
   for (const Raw& raw : entries) {
     out.text(raw.path);
@@ -63,8 +64,9 @@ std::string encode_raw(const std::vector<Raw>& entries, std::optional<std::uint6
     out.number(raw.xattr_count);
     for (const std::string& text : raw.xattrs) out.text(text);
     out.number(raw.group);
-    out.byte(raw.kept_time);
-    if (raw.kept_time != 0) out.number(raw.mtime);
+    out.byte(raw.time_of);
+    if (raw.time_of == 1) out.number(raw.mtime);
+    if (raw.time_of == 2) out.text(raw.time_path);
   }
   return out.take();
 }
@@ -191,7 +193,12 @@ std::vector<LayerEntry> random_entries(Random& random) {
     }
     item.mtime_ns =
         item.entry.link_group.empty() ? static_cast<std::int64_t>(random.number()) : 4711;
-    item.kept_time = item.entry.link_group.empty() && random.chance(30);
+    if (item.entry.link_group.empty() && random.chance(30)) item.time_of = TimeOf::kKept;
+    if (item.entry.link_group.empty() && random.chance(20)) {
+      item.time_of = TimeOf::kTaken;
+      item.time_path = "some/path";
+      item.mtime_ns = 0;
+    }
     out.push_back(item);
   }
   return out;
@@ -209,7 +216,8 @@ void expect_equal(const Layer& a, const Layer& b) {
         << x.path << ": " << probe_text(x.entry) << " / " << probe_text(y.entry);
     EXPECT_EQ(x.content, y.content) << x.path;
     EXPECT_EQ(x.mtime_ns, y.mtime_ns) << x.path;
-    EXPECT_EQ(x.kept_time, y.kept_time) << x.path;
+    EXPECT_EQ(x.time_of, y.time_of) << x.path;
+    EXPECT_EQ(x.time_path, y.time_path) << x.path;
     EXPECT_EQ(b.find(x.path), &y);
   }
 }
@@ -233,7 +241,7 @@ TEST(Layer, TimesOfTheExecutionAreNotInTheDigest) {
   Random random(11);
   std::vector<LayerEntry> entries = random_entries(random);
   const auto before = build_layer(entries);
-  for (LayerEntry& item : entries) item.mtime_ns += item.kept_time ? 0 : 1'000'000;
+  for (LayerEntry& item : entries) item.mtime_ns += item.time_of == TimeOf::kRun ? 1'000'000 : 0;
   const auto after = build_layer(entries);
   EXPECT_EQ(before->encode(), after->encode());
   EXPECT_NE(before->encode_mtimes(), after->encode_mtimes());
@@ -243,7 +251,7 @@ TEST(Layer, TimesThatTheStepSetAreInTheDigest) {
   LayerEntry item = file_entry("f", "x");
   item.mtime_ns = 1000;
   const std::string written = build_layer({item})->encode();
-  item.kept_time = true;
+  item.time_of = TimeOf::kKept;
   const std::string kept = build_layer({item})->encode();
   EXPECT_NE(kept, written);
   item.mtime_ns = 2000;
@@ -256,7 +264,7 @@ TEST(Layer, TimesThatTheStepSetAreInTheDigest) {
 TEST(LayerDecode, RefusesTimesThatContradictTheKeptOnes) {
   LayerEntry item = file_entry("f", "x");
   item.mtime_ns = 1000;
-  item.kept_time = true;
+  item.time_of = TimeOf::kKept;
   const auto layer = build_layer({item});
   item.mtime_ns = 1001;
   EXPECT_TRUE(Layer::decode(layer->encode(), layer->encode_mtimes()));
@@ -326,7 +334,7 @@ TEST(LayerDecode, AnyBytesAreRefusedOrALayer) {
 
 TEST(LayerDecode, RefusesOtherFormats) {
   std::string blob = build_layer({dir_entry("d")})->encode();
-  blob[7] = '2';
+  blob[7] = '1';
   expect_refused(blob, "another version");
   expect_refused(std::string(), "nothing");
 }
@@ -417,7 +425,12 @@ TEST(LayerDecode, RefusesBadEntries) {
          raw.xattr_count = 2;
          raw.xattrs = {"user.b", "", "user.a", ""};
        }},
-      {"kept-time byte", [](Raw& raw) { raw.kept_time = 2; }},
+      {"TimeOf byte", [](Raw& raw) { raw.time_of = 3; }},
+      {"path of a time that climbs",
+       [](Raw& raw) {
+         raw.time_of = 2;
+         raw.time_path = "../x";
+       }},
       {"short digest", [](Raw& raw) { raw.content.pop_back(); }},
   };
   for (const auto& [why, change] : cases) expect_refused({changed(raw_file("x"), change)}, why);

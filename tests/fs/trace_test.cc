@@ -16,10 +16,10 @@ constexpr Kind kProbe = Kind::kProbe;
 constexpr Kind kContent = Kind::kContent;
 constexpr Kind kList = Kind::kList;
 
-View::Node node_of(EntryKind kind, Origin origin = kOriginImage) {
+View::Node node_of(EntryKind kind, std::int64_t moment_ns = kImageMomentNs) {
   View::Node node;
   node.entry.kind = kind;
-  node.origin = origin;
+  node.moment_ns = moment_ns;
   return node;
 }
 
@@ -94,10 +94,10 @@ TEST(TraceBuilder, AbsenceAtTheRootIsImpliedByItsListing) {
   EXPECT_EQ(paths_of(builder.finish(ImpliedAbsence::kDrop)), Paths{"list "});
 }
 
-std::string order_of(const std::vector<std::pair<std::string, Origin>>& files) {
+std::string order_of(const std::vector<std::pair<std::string, std::int64_t>>& files) {
   TraceBuilder builder;
-  for (const auto& [path, origin] : files) {
-    const View::Node node = node_of(EntryKind::kFile, origin);
+  for (const auto& [path, moment] : files) {
+    const View::Node node = node_of(EntryKind::kFile, moment);
     builder.add({path, kProbe, "v"}, &node);
   }
   return builder.finish(ImpliedAbsence::kDrop).order;
@@ -107,11 +107,11 @@ TEST(TraceOrder, SaysOnlyTheDenseRanks) {
   const std::string order = order_of({{"a", 0}, {"b", 1}, {"c", 2}});
   EXPECT_EQ(order, order_of({{"a", 1}, {"b", 4}, {"c", 9}})) << "gaps say nothing";
   EXPECT_NE(order, order_of({{"a", 1}, {"b", 0}, {"c", 2}})) << "another order";
-  EXPECT_NE(order, order_of({{"a", 0}, {"b", 0}, {"c", 2}})) << "two of one origin";
+  EXPECT_NE(order, order_of({{"a", 0}, {"b", 0}, {"c", 2}})) << "two of one moment";
   EXPECT_NE(order, order_of({{"a", 0}, {"b", 1}, {"d", 2}})) << "other paths";
 }
 
-TEST(TraceOrder, OneOriginIsOneValue) {
+TEST(TraceOrder, OneMomentIsOneValue) {
   EXPECT_EQ(order_of({{"a", 0}, {"b", 0}}), order_of({{"x", 5}}));
   EXPECT_EQ(order_of({}), order_of({{"a", 3}}));
   EXPECT_NE(order_of({{"a", 0}, {"b", 1}}), order_of({{"a", 0}, {"b", 0}}));
@@ -305,7 +305,8 @@ TEST_F(Evaluate, OrderFollowsTheOrigins) {
   const Trace plain = must(evaluate(trees_.view(), wanted));
   // The same bytes, but now a layer wrote main.c: make would see another "newer than".
   const auto layer = view_layer({dir_entry("workspace"), dir_entry("workspace/src"),
-                                 file_entry("workspace/src/main.c", "main")});
+                                 file_entry("workspace/src/main.c", "main")},
+                                now_ns() - 2000, now_ns() - 1000);
   const Trace built = must(evaluate(trees_.view({layer}), wanted));
   EXPECT_EQ(plain.observations, built.observations);
   EXPECT_NE(plain.order, built.order);

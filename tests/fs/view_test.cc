@@ -265,7 +265,7 @@ LayerEntry at_time(LayerEntry item, std::int64_t seconds) {
 }
 // A time that the step itself set.
 LayerEntry kept(LayerEntry item) {
-  item.kept_time = true;
+  item.time_of = TimeOf::kKept;
   return item;
 }
 std::int64_t shown(const View& view, const std::string& path) {
@@ -299,14 +299,84 @@ TEST_F(ViewTest, LayerOlderThanTheOneBelowIsShownLater) {
   EXPECT_GE(shown(view, "d"), 520) << "the next layer moves along: captured is 150 + 370";
 }
 
-TEST_F(ViewTest, NoTimeIsShownPastNow) {
-  const View view = trees_.view(
-      {view_layer({}, 0, 500 * kSecond), view_layer({at_time(file_entry("b", ""), 140),
-                                                     kept(at_time(file_entry("future", ""), 9000))},
-                                                    130 * kSecond, 150 * kSecond)},
-      505 * kSecond);
-  EXPECT_EQ(shown(view, "b"), 505);
+// The time that `path` has in the view below.
+LayerEntry taken(LayerEntry item, const std::string& path) {
+  item.time_of = TimeOf::kTaken;
+  item.time_path = path;
+  return item;
+}
+std::int64_t shown_ns(const View& view, const std::string& path) {
+  return must(view.resolve(path))->mtime_ns;
+}
+
+TEST_F(ViewTest, TimesThatWouldBePastNowArePressedTogether) {
+  const View view =
+      trees_.view({view_layer({at_time(file_entry("a", ""), 490)}, 480 * kSecond, 500 * kSecond),
+                   view_layer({at_time(file_entry("b", ""), 140), at_time(file_entry("c", ""), 145),
+                               at_time(file_entry("b2", ""), 140),
+                               kept(at_time(file_entry("future", ""), 9000))},
+                              130 * kSecond, 150 * kSecond),
+                   view_layer({at_time(file_entry("d", ""), 90)}, 80 * kSecond, 170 * kSecond)},
+                  505 * kSecond);
+  EXPECT_GT(shown_ns(view, "b"), 500 * kSecond);
+  EXPECT_EQ(shown_ns(view, "b"), shown_ns(view, "b2"));
+  EXPECT_GT(shown_ns(view, "c"), shown_ns(view, "b"));
+  EXPECT_GT(shown_ns(view, "d"), shown_ns(view, "c"));
+  EXPECT_LE(shown_ns(view, "d"), 505 * kSecond);
   EXPECT_EQ(shown(view, "future"), 9000) << "what the step itself set stays";
+}
+
+TEST_F(ViewTest, TimesStayApartWhereNoRoomIsLeft) {
+  std::vector<LayerEntry> entries;
+  for (int i = 0; i < 100; ++i) {
+    LayerEntry item = file_entry("f" + std::to_string(i), "");
+    item.mtime_ns = 140 * kSecond + i;
+    entries.push_back(item);
+  }
+  const View view = trees_.view({view_layer({}, 0, 500 * kSecond),
+                                 view_layer(std::move(entries), 130 * kSecond, 150 * kSecond)},
+                                500 * kSecond);
+  for (int i = 1; i < 100; ++i) {
+    EXPECT_GT(shown_ns(view, "f" + std::to_string(i)), shown_ns(view, "f" + std::to_string(i - 1)));
+  }
+}
+
+TEST_F(ViewTest, TakenTimesFollowTheirSource) {
+  const auto child = [&] {
+    return view_layer(
+        {taken(file_entry("a", "chmod"), "a"), taken(file_entry("copy", ""), "a"),
+         taken(file_entry("of-image", ""), "file"), taken(file_entry("of-nothing", ""), "nowhere"),
+         at_time(file_entry("own", ""), 140)},
+        130 * kSecond, 150 * kSecond);
+  };
+  const auto grandchild = [&] {
+    return view_layer({taken(file_entry("a", "again"), "a")}, 160 * kSecond, 170 * kSecond);
+  };
+  for (const std::int64_t parent : {110, 700}) {
+    const View view = trees_.view({view_layer({at_time(file_entry("a", ""), parent)},
+                                              (parent - 1) * kSecond, (parent + 1) * kSecond),
+                                   child(), grandchild()},
+                                  1000 * kSecond);
+    EXPECT_EQ(shown(view, "a"), parent) << "through two layers";
+    EXPECT_EQ(shown_ns(view, "copy"), shown_ns(view, "a"));
+    EXPECT_GT(shown_ns(view, "own"), shown_ns(view, "a"));
+    EXPECT_EQ(shown_ns(view, "of-image"), shown_ns(view, "file"));
+    EXPECT_EQ(must(view.resolve("copy"))->moment_ns, must(view.resolve("a"))->moment_ns);
+    EXPECT_LT(must(view.resolve("copy"))->moment_ns, must(view.resolve("own"))->moment_ns);
+    EXPECT_EQ(must(view.resolve("of-image"))->moment_ns, kImageMomentNs);
+    EXPECT_TRUE(must(view.resolve("of-nothing"))) << "shown at some time";
+  }
+}
+
+TEST_F(ViewTest, LayersKeepTheirTimesForAWholeRun) {
+  std::vector<ViewLayer> layers = {
+      view_layer({at_time(file_entry("a", ""), 490)}, 480 * kSecond, 500 * kSecond),
+      view_layer({at_time(file_entry("b", ""), 140)}, 130 * kSecond, 150 * kSecond)};
+  layers[0].times = View({}, {layers[0]}, 501 * kSecond).layers()[0].times;
+  place_times(layers[1], std::span(layers).first(1), 501 * kSecond);
+  const View now = trees_.view(layers, 501 * kSecond);
+  const View later = trees_.view(layers, 900 * kSecond);
+  EXPECT_EQ(shown_ns(now, "b"), shown_ns(later, "b"));
 }
 
 TEST_F(ViewTest, DirectoriesShowOneTime) {

@@ -64,6 +64,17 @@ TEST_F(StoreTest, NewerFormatIsRefusedAndUntouched) {
   EXPECT_FALSE(Store::open(home())) << "still";
 }
 
+TEST_F(StoreTest, OlderFormatLosesItsRecordsAndIsRaised) {
+  {
+    const auto store = open();
+    submit_record(*store, record("k", "s", "p"));
+  }
+  set_user_version(home() + "/hm.db", 1);
+  const auto store = open();
+  EXPECT_EQ(must(store->stats()).records, 0U);
+  EXPECT_TRUE(Store::open(home())) << "of today's format by now";
+}
+
 TEST_F(StoreTest, SameFormatOpensAgainWithItsRecords) {
   {
     const auto store = open();
