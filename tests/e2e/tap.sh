@@ -123,7 +123,7 @@ make_reachable() {
   ((${#E2E_AS[@]} > 0)) || return 0
   if "${E2E_AS[@]}" test -r "$E2E_SCRIPT" -a -x "$HM"; then return 0; fi
   E2E_COPIES=$(mktemp -d "${TMPDIR:-/tmp}/hm-e2e-copies.XXXXXX")
-  cp "$E2E_DIR"/*.sh "$E2E_SCRIPT" "$HM" "$E2E_COPIES/" 2>/dev/null
+  cp "$E2E_DIR"/*.{sh,py} "$E2E_SCRIPT" "$HM" "$E2E_COPIES/" 2>/dev/null
   E2E_SCRIPT=$E2E_COPIES/$(basename "$E2E_SCRIPT")
   export HM=$E2E_COPIES/${HM##*/}
   if [[ -x $HMFS ]]; then
