@@ -2,6 +2,8 @@
 
 #include <sqlite3.h>
 
+#include <algorithm>
+
 namespace hm::store {
 
 namespace {
@@ -14,10 +16,14 @@ Error sqlite_error(sqlite3* db) {
   const int base = code & 0xff;
   const bool corrupt = base == SQLITE_CORRUPT || base == SQLITE_NOTADB;
   const char* name = db != nullptr ? sqlite3_db_filename(db, "main") : nullptr;
+  std::string text = db != nullptr ? sqlite3_errmsg(db) : "out of memory";
+  // It may quote a damaged database, and is to stay one line.
+  std::replace_if(
+      text.begin(), text.end(),
+      [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; }, '?');
   return Error{corrupt ? ErrorCode::kCorrupt : ErrorCode::kIo,
                db != nullptr ? sqlite3_system_errno(db) : 0,
-               (name != nullptr ? std::string(name) : std::string("store database")) + ": " +
-                   (db != nullptr ? sqlite3_errmsg(db) : "out of memory")};
+               (name != nullptr ? std::string(name) : std::string("store database")) + ": " + text};
 }
 
 }  // namespace

@@ -429,7 +429,7 @@ class SqliteStore final : public Store {
       lock.unlock();
       Status status;
       const bool names_new_blobs = std::any_of(batches.begin(), batches.end(), has_new_blobs);
-      if (names_new_blobs && ::syncfs(home_fd_.get()) != 0) status = fail_errno("syncfs");
+      if (names_new_blobs && ::syncfs(home_fd_.get()) != 0) status = fail_errno(home_);
       if (status) status = writer.write(batches, touched);
       spdlog::debug("store: {} batches, {} records used: {}", batches.size(), touched.size(),
                     status ? "committed" : status.error().message);

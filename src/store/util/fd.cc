@@ -38,6 +38,17 @@ Result<Fd> open_file(const std::string& path, int flags, mode_t mode) {
   return open_at(AT_FDCWD, path, flags, mode);
 }
 
+namespace {
+
+// An Error from `errno`, naming the file behind a descriptor.
+Error descriptor_error(int fd) {
+  const int error = errno;
+  const auto path = read_link_at(AT_FDCWD, "/proc/self/fd/" + std::to_string(fd));
+  return system_error(path.value_or("descriptor " + std::to_string(fd)), error);
+}
+
+}  // namespace
+
 Result<std::string> read_all(int fd) {
   std::string out;
   struct stat st {};
@@ -46,7 +57,7 @@ Result<std::string> read_all(int fd) {
   while (true) {
     const ssize_t n = ::read(fd, buffer, sizeof buffer);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail_errno("read");
+    if (n < 0) return fail(descriptor_error(fd));
     if (n == 0) return out;
     out.append(buffer, static_cast<std::size_t>(n));
   }
@@ -54,16 +65,14 @@ Result<std::string> read_all(int fd) {
 
 Result<std::string> read_file(const std::string& path) {
   HM_ASSIGN(const Fd fd, open_file(path, O_RDONLY));
-  auto data = read_all(fd.get());
-  if (!data) return fail(std::move(data).error().in(path));
-  return data;
+  return read_all(fd.get());
 }
 
 Status write_all(int fd, std::string_view data) {
   while (!data.empty()) {
     const ssize_t n = ::write(fd, data.data(), data.size());
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail_errno("write");
+    if (n < 0) return fail(descriptor_error(fd));
     data.remove_prefix(static_cast<std::size_t>(n));
   }
   return {};
