@@ -130,18 +130,20 @@ class Edit:
 
     # In one rename.
     def swap(self, p):
-        new = self.root.parent / "swap"
+        new = self.fresh()
         new.write_bytes(self.text(1))
         new.chmod(int(self.words[2], 8))
         os.rename(new, p)
 
     def swaplink(self, p):
-        new = self.root.parent / "swap"
+        new = self.fresh()
         new.symlink_to(os.fsdecode(self.text(0)))
-        try:
-            os.rename(new, p)
-        finally:
-            remove(new)
+        os.rename(new, p)
+
+    def fresh(self):
+        new = self.root.parent / "swap"
+        remove(new)  # of one that did not apply
+        return new
 
     # Names.
     def mkdir(self, p):

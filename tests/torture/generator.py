@@ -48,6 +48,12 @@ class Generator:
         self.used.append(path)
         return path
 
+    def hot(self):
+        """A workspace path that edits often meet."""
+        path = self.new_relative()
+        self.used += [path] * 12
+        return path
+
     def new_relative(self):
         parts = [self.pick(DIR_NAMES) for _ in range(self.pick([0, 0, 0, 0, 1, 1, 1, 2]))]
         return "/".join(parts + [self.pick(FILE_NAMES if self.chance(0.85) else DIR_NAMES)])
@@ -187,14 +193,14 @@ class Generator:
         """One file under two names; a later step takes the second away, or not."""
         a, b = self.pick(["/o/a", "d/a", "/o/d/c"]), self.pick(["/o/b", "b", "/o/e"])
         gone = self.pick([f"unlink {b}", f"write {b} {self.pick(TEXTS)}", f"append {b} x"])
-        condition = self.pick(["ifexists", "ifmissing", "ifodd", "iflarge"])
+        condition = self.pick(["ifexists", "ifexists", "ifmissing", "ifodd", "iflarge"])
         return [[f"copy {self.relative()} {a}", f"unlink {b}", f"link {a} {b}"],
-                [f"{condition} {self.relative()} {gone}"],
+                [f"{condition} {self.hot()} {gone}"],
                 [f"read {a} r", f"read {b} r"]]
 
     def two_looks(self):
         """Two looks with time between them for an edit."""
-        p, q = self.relative(), self.relative()
+        p, q = self.hot(), self.hot()
         first = self.pick([f"stat {p}", f"stat {p}", f"read {p} r", "list ."])
         return [[first, f"pause {self.pick([3, 8, 15])}",
                  self.pick([f"read {p} r", f"read {p} r", f"read {q} r", f"statall ."])]]
@@ -218,9 +224,13 @@ class Generator:
         if self.is_live:
             motifs = [self.two_looks]
         parts = self.pick(motifs)()
-        at = self.rng.randint(0, max(0, len(steps) - len(parts)))
+        while len(steps) < len(parts):
+            steps.append(Step(f"s{len(steps)}", None, self.operations(), False))
+        at = self.rng.randint(0, len(steps) - len(parts))
         for i, lines in enumerate(parts):
-            step = steps[min(at + i, len(steps) - 1)]
+            step = steps[at + i]
+            if i > 0:
+                step.parent = steps[at + i - 1].key
             where = self.rng.randint(0, len(step.ops))
             step.ops[where:where] = lines
 
@@ -233,7 +243,7 @@ class Generator:
             if candidates and self.chance(0.85):
                 parent = candidates[-1] if self.chance(0.7) else self.pick(candidates)
             steps.append(Step(f"s{i}", parent, self.operations(), self.chance(0.25)))
-        for _ in range(self.pick([1, 2] if self.is_live else [0, 0, 1])):
+        for _ in range(self.pick([1, 2] if self.is_live else [0, 1, 1])):
             if not self.compares_times:
                 self.add_motif(steps)
         for step in steps:

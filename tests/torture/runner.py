@@ -319,4 +319,5 @@ class CaseRun:
                 continue
             want = states[-1].output.get(step.key) or []
             extra = [line for line in got or ["nothing"] if line not in want]
-            yield f"{step.key} saw no state of the workspace: {extra[:2]}"
+            missing = [line for line in want if line not in (got or [])]
+            yield f"{step.key} saw no state of the workspace: {extra[:1]}, at last {missing[:1]}"
