@@ -53,8 +53,11 @@ Result<Fd> open_root(const std::string& root) {
 
 class DirectoryRules final : public LiveRules {
  public:
-  DirectoryRules(Fd root, Owners owners, std::vector<std::string> hidden)
-      : root_(std::move(root)), owners_(owners), hidden_(std::move(hidden)) {}
+  DirectoryRules(Fd root, std::string named, Owners owners, std::vector<std::string> hidden)
+      : root_(std::move(root)),
+        named_(std::move(named)),
+        owners_(owners),
+        hidden_(std::move(hidden)) {}
 
   std::optional<LiveLocation> locate(const std::string& path) const override {
     return LiveLocation{root_.get(), path};
@@ -67,10 +70,14 @@ class DirectoryRules final : public LiveRules {
   Entry entry(const LiveStat& stat) const override { return plain_entry(stat, owners_); }
   std::int64_t mtime(const LiveStat& stat) const override { return stat.stamp.mtime_ns; }
   bool wants_xattrs() const override { return true; }
+  Result<std::optional<std::string>> moved_file() override {
+    return is_still_at(root_.get(), named_) ? std::nullopt : std::optional("the image " + named_);
+  }
   std::string display(const std::string& path) const override { return "/" + path; }
 
  private:
   Fd root_;
+  const std::string named_;  // may go through symbolic links
   Owners owners_;
   std::vector<std::string> hidden_;
 };
@@ -163,6 +170,13 @@ class HostRules final : public LiveRules {
 
 }  // namespace
 
+bool is_still_at(int dir_fd, const std::string& path) {
+  struct stat opened {};
+  struct stat named {};
+  return ::fstat(dir_fd, &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
+         opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
 std::optional<Listing> LiveRules::fixed_listing(const std::string&) const { return std::nullopt; }
 
 Result<std::unique_ptr<LiveRules>> directory_rules(const std::string& root, Owners owners,
@@ -170,7 +184,7 @@ Result<std::unique_ptr<LiveRules>> directory_rules(const std::string& root, Owne
   const std::string real = real_path(root);
   HM_ASSIGN(Fd fd, open_root(real));
   return std::unique_ptr<LiveRules>(
-      std::make_unique<DirectoryRules>(std::move(fd), owners, relative_to(real, hidden)));
+      std::make_unique<DirectoryRules>(std::move(fd), root, owners, relative_to(real, hidden)));
 }
 
 Result<std::unique_ptr<LiveRules>> host_rules(Owners owners,

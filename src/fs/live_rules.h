@@ -58,10 +58,14 @@ class LiveRules {
   virtual std::int64_t mtime(const LiveStat& stat) const = 0;
   virtual bool wants_xattrs() const { return false; }
   virtual bool crosses_mounts() const { return true; }
+  // A file that decided what is visible and has changed, or the root if it is another by now.
   virtual Result<std::optional<std::string>> moved_file() { return std::optional<std::string>{}; }
   // The path as a step would name it, for messages.
   virtual std::string display(const std::string& path) const = 0;
 };
+
+// Whether `path` still names the directory that `dir_fd` was opened as.
+bool is_still_at(int dir_fd, const std::string& path);
 
 // `hidden` are absolute host paths that never appear (the store).
 Result<std::unique_ptr<LiveRules>> workspace_rules(const std::string& root,

@@ -45,7 +45,7 @@ class LiveSource {
 
   // Whether a pinned path has another value now; false for a path that was never pinned.
   Result<bool> moved(const std::string& path);
-  // A file that decides what is visible and that has changed since it was consulted.
+  // LiveRules::moved_file.
   Result<std::optional<std::string>> moved_rule_file() { return rules_->moved_file(); }
 
   // Digests learned since the last call that the store may keep (old enough files only).

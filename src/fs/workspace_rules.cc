@@ -81,9 +81,10 @@ class TrackedCache {
 
 class WorkspaceRules final : public LiveRules {
  public:
-  WorkspaceRules(Fd root, const GitLayout& layout, std::vector<std::string> hidden,
-                 store::Store& store)
+  WorkspaceRules(Fd root, std::string named, const GitLayout& layout,
+                 std::vector<std::string> hidden, store::Store& store)
       : root_(std::move(root)),
+        named_(std::move(named)),
         hidden_(std::move(hidden)),
         tracked_(layout, store),
         filter_(
@@ -121,6 +122,7 @@ class WorkspaceRules final : public LiveRules {
   std::int64_t mtime(const LiveStat&) const override { return kFixedTimeNs; }
 
   Result<std::optional<std::string>> moved_file() override {
+    if (!is_still_at(root_.get(), named_)) return std::optional(display(""));
     std::map<std::string, std::optional<std::string>> pins;
     {
       const std::lock_guard lock(mutex_);
@@ -165,6 +167,7 @@ class WorkspaceRules final : public LiveRules {
   }
 
   Fd root_;
+  const std::string named_;                                 // may go through symbolic links
   std::vector<std::string> hidden_;                         // relative to the root
   std::mutex mutex_;                                        // guards pins_
   std::map<std::string, std::optional<std::string>> pins_;  // ignore files as they were read
@@ -185,7 +188,7 @@ Result<std::unique_ptr<LiveRules>> workspace_rules(const std::string& root,
     if (path.starts_with(layout.root + "/")) below.push_back(path.substr(layout.root.size() + 1));
   }
   return std::unique_ptr<LiveRules>(
-      std::make_unique<WorkspaceRules>(std::move(*fd), layout, std::move(below), store));
+      std::make_unique<WorkspaceRules>(std::move(*fd), root, layout, std::move(below), store));
 }
 
 }  // namespace hm::fs

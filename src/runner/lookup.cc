@@ -46,7 +46,7 @@ class Lookup {
       HM_TRY(explain_change(digest, *today));
       return none;
     }
-    if (ttl_ && now_ns() - record->created_ns >= std::chrono::nanoseconds(*ttl_).count()) {
+    if (has_expired(*record, ttl_)) {
       note({"its result is older than its ttl", {}, {}});
       return none;
     }
@@ -117,6 +117,11 @@ class Lookup {
 };
 
 }  // namespace
+
+bool has_expired(const store::Record& record, std::optional<std::chrono::seconds> ttl) {
+  const std::int64_t age_ns = now_ns() - record.created_ns;
+  return ttl && (age_ns < 0 || age_ns >= std::chrono::nanoseconds(*ttl).count());
+}
 
 Result<LookupResult> look_up(store::Store& store, const fs::View& view, const StaticKey& key,
                              std::optional<std::chrono::seconds> ttl,

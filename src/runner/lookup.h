@@ -35,6 +35,9 @@ struct LookupResult {
   Digest flight;
 };
 
+// Whether a record is older than `ttl` allows. One from the future was made by a wrong clock.
+bool has_expired(const store::Record& record, std::optional<std::chrono::seconds> ttl);
+
 // `previous` is this step's report in the workspace's last run, to name a changed static key.
 // kChanged when a pinned live path moved under the evaluation.
 Result<LookupResult> look_up(store::Store& store, const fs::View& view, const StaticKey& key,

@@ -54,6 +54,7 @@ class RunImpl final : public Run {
   Status run_attempts(const std::stop_token& stop);
   Status run_attempt(const std::stop_token& stop);
   void work(Sources& sources);
+  Status look_again(Sources& sources);
   std::optional<std::size_t> next_ready();
   void skip_hopeless();
   bool is_ready(std::size_t index) const;
@@ -327,7 +328,26 @@ Status RunImpl::run_attempt(const std::stop_token& stop) {
                                                     std::max<std::size_t>(1, nodes_.size()));
     for (std::size_t i = 0; i < count; ++i) workers.emplace_back([&] { work(*sources); });
   }
+  const Status status = look_again(*sources);
   sources->submit_learned();
+  return status;
+}
+
+// Each executed step looked again at its own inputs when it ended, a hit never did. A run that
+// passes is of one state: what any of its steps looked at is as it was now that all have ended.
+Status RunImpl::look_again(Sources& sources) {
+  if (restart_ || error_ || !std::all_of(nodes_.begin(), nodes_.end(), passed)) return {};
+  HM_ASSIGN(auto moved, sources.moved_rule_file());
+  std::map<std::string, std::set<std::string>> checked;  // paths, by image
+  for (std::size_t i = 0; i < nodes_.size() && !moved; ++i) {
+    const Node& node = nodes_[i];
+    HM_ASSIGN(const fs::ViewBase base, sources.base(node.image));
+    HM_ASSIGN(moved, runner_.moved_since(node.result, view_of(i, base), checked[node.image]));
+  }
+  if (!moved) return {};
+  restart_ = true;
+  restart_reason_ = *moved;
+  store_damaged_ = false;
   return {};
 }
 

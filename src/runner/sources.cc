@@ -40,6 +40,21 @@ Result<fs::ViewBase> Sources::base(const std::string& image) {
   return fs::ViewBase{source, workspace_};
 }
 
+Result<std::optional<std::string>> Sources::moved_rule_file() {
+  std::vector<std::shared_ptr<fs::LiveSource>> sources = {workspace_};
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, source] : images_) {
+      if (source) sources.push_back(source);
+    }
+  }
+  for (const auto& source : sources) {
+    HM_ASSIGN(auto moved, source->moved_rule_file());
+    if (moved) return moved;
+  }
+  return std::optional<std::string>{};
+}
+
 void Sources::submit_learned() {
   const std::lock_guard lock(mutex_);
   store::Batch batch;

@@ -29,7 +29,8 @@ class Sources {
 
   // `image` as resolve_image returned it.
   Result<fs::ViewBase> base(const std::string& image);
-  fs::LiveSource& workspace() { return *workspace_; }
+  // What decides how a source looks and is not as it was: an ignore file, the root itself.
+  Result<std::optional<std::string>> moved_rule_file();
   // Queues what was learned about file digests for the store.
   void submit_learned();
 

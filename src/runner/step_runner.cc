@@ -195,9 +195,7 @@ Status StepRunner::record(const StepJob& job, const Execution& execution, StepRe
   } else if (job.cache.enabled) {
     const bool replaces = job.forced.has_value();
     HM_ASSIGN(const auto other, store_.find(result.key.digest, result.strong_key));
-    const bool expired =
-        other && job.cache.ttl &&
-        now_ns() - other->created_ns >= std::chrono::nanoseconds(*job.cache.ttl).count();
+    const bool expired = other && has_expired(*other, job.cache.ttl);
     if (other && !replaces && !expired) {
       // Somebody finished the same step on the same inputs first: theirs is the result.
       HM_ASSIGN(const auto times, store_.layer_times(other->layer));
@@ -223,7 +221,22 @@ Result<std::optional<std::string>> StepRunner::moved_path(const fs::Trace& trace
     HM_ASSIGN(const bool moved, view.moved(item.path));
     if (moved) return std::optional("/" + item.path);
   }
-  return sources.workspace().moved_rule_file();
+  return sources.moved_rule_file();
+}
+
+Result<std::optional<std::string>> StepRunner::moved_since(const StepResult& result,
+                                                           const fs::View& view,
+                                                           std::set<std::string>& checked) {
+  const auto blob = store_.blobs().read(result.path_set);
+  const auto path_set = blob ? fs::Trace::decode(*blob) : fail(blob.error());
+  // The next attempt finds the same, and has it run.
+  if (!path_set) return std::optional(path_set.error().message);
+  for (const fs::Observation& item : path_set->observations) {
+    if (!checked.insert(item.path).second) continue;
+    HM_ASSIGN(const bool moved, view.moved(item.path));
+    if (moved) return std::optional("/" + item.path);
+  }
+  return std::optional<std::string>{};
 }
 
 Status StepRunner::drop_damaged(const fs::View& view) {

@@ -63,6 +63,10 @@ class StepRunner {
   Result<LookupResult> preview(const StepJob& job, const fs::View& view);
   // Whether `result` of an earlier attempt is what this view gives too.
   Result<bool> still_holds(const StepResult& result, const fs::View& view);
+  // The first path that `result` rests on and that is not as this run pinned it any more; those in
+  // `checked` are left out, and what is looked at is added.
+  Result<std::optional<std::string>> moved_since(const StepResult& result, const fs::View& view,
+                                                 std::set<std::string>& checked);
 
  private:
   Result<StepResult> run_or_reuse(const StepJob& job, const fs::View& view, Sources& sources,

@@ -32,6 +32,23 @@ stop_writer() {
   wait "$WRITER" || true
 }
 
+# start_run: a run in the background, its process in HM_PID; end_run waits for it and sets RC.
+start_run() {
+  OUT=$T/background.jsonl
+  ERR=$T/background.stderr
+  "$HM" run "$PIPELINE" --format json -d "$W" "$@" >"$OUT" 2>"$ERR" &
+  HM_PID=$!
+}
+
+end_run() {
+  RC=0
+  wait "$HM_PID" || RC=$?
+}
+
+has_started() {
+  step_kinds "$1" 2>/dev/null | grep -qF ' step_start '
+}
+
 # A run that gives up must say why.
 assert_finished_or_gave_up() {
   [[ $RC == 0 ]] && return 0
@@ -120,14 +137,10 @@ after = ["early"]
 run   = "sleep 2; cut -c1 f.txt | sort -u"
 TOML
   set_state f.txt A
-  OUT=$T/background.jsonl
-  ERR=$T/background.stderr
-  "$HM" run "$PIPELINE" --format json -d "$W" >"$OUT" 2>"$ERR" &
-  local hm=$!
+  start_run
   wait_until 30 grep -q '"step_end"' "$OUT" || fail 'the first step did not end'
   set_state f.txt B
-  RC=0
-  wait "$hm" || RC=$?
+  end_run
   [[ $RC == 0 ]] || fail "one edit made the run fail with $RC"
   one_state_only early late
   records_are_true f.txt early late
@@ -157,6 +170,85 @@ TOML
     stop_writer
   done
   records_are_true f.txt first second third
+}
+
+# Was: a hit's inputs were never looked at again, so a run passed with the old f and the new g.
+test_input_of_a_hit_edited_before_the_run_ends_is_one_state() {
+  pipeline_toml <<'TOML'
+[[step]]
+key = "f"
+run = "cat f.txt"
+[[step]]
+key   = "g"
+after = ["f"]
+cache = "none"
+run   = "sleep 1.5; cat g.txt"
+TOML
+  write f.txt 1
+  write g.txt 1
+  run_ok
+  start_run
+  wait_until 30 has_started g || fail 'g did not start'
+  write f.txt 2
+  write g.txt 2
+  end_run
+  [[ $RC == 0 ]] || fail "two edits made the run fail with $RC"
+  [[ $(log_of f)/$(log_of g) == 2/2 ]] || fail "f is $(log_of f), g is $(log_of g)"
+  run_ok
+  assert_hit f
+}
+
+# Was: a run went on, and passed, with a workspace that had been replaced as a whole.
+test_replaced_workspace_is_seen() {
+  pipeline_toml <<'TOML'
+[[step]]
+key = "s"
+run = "sleep 1.5; cat f.txt"
+TOML
+  write f.txt 1
+  start_run
+  wait_until 30 has_started s || fail 's did not start'
+  cp -a "$W" "$W.new"
+  echo 2 >"$W.new/f.txt"
+  mv "$W" "$W.old"
+  mv "$W.new" "$W"
+  end_run
+  [[ $RC == 0 ]] || fail "the run failed with $RC"
+  assert_log s 2
+}
+
+# Was: an equal stamp was believed, and a store through a mapping changes none.
+test_store_through_a_mapping_is_one_state() {
+  needs_command python3
+  pipeline_toml <<'TOML'
+[[step]]
+key = "s"
+run = "cat f.bin; sleep 2; cat f.bin"
+TOML
+  cat >"$T/mapper.py" <<'PYTHON'
+import mmap, os, sys, time
+with open(sys.argv[1], 'w+b') as f:
+    f.write(b'1\n')
+    f.flush()
+    page = mmap.mmap(f.fileno(), 2)
+    page[0:1] = b'1'
+    stamp = lambda: (lambda s: (s.st_size, s.st_mtime_ns, s.st_ctime_ns))(os.stat(f.fileno()))
+    before = stamp()
+    open(sys.argv[2] + '/ready', 'w').close()
+    while not os.path.exists(sys.argv[2] + '/go'):
+        time.sleep(0.02)
+    page[0:1] = b'2'
+    open(sys.argv[2] + ('/done' if stamp() == before else '/told'), 'w').close()
+PYTHON
+  python3 "$T/mapper.py" "$W/f.bin" "$T" &
+  wait_until 30 test -e "$T/ready" || fail 'the mapper did not start'
+  start_run
+  wait_until 30 grep -q '"line":"1"' "$OUT" || fail 's did not read f.bin'
+  : >"$T/go"
+  end_run
+  [[ -e $T/done ]] || skip 'here a store through a mapping changes the times at once'
+  [[ $RC == 0 ]] || fail "one edit made the run fail with $RC"
+  assert_log s 2 2
 }
 
 # Always one of x.txt and y.txt is ignored, never both, never none.
