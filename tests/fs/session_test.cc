@@ -13,15 +13,13 @@
 #include <mutex>
 #include <thread>
 
-#include "runner/isolation.h"
+#include "fuse_main.h"
 #include "test_support.h"
 
 namespace hm::fs {
 namespace {
 
 using namespace test;  // NOLINT: a test file
-
-bool can_mount = false;  // set by main
 
 // A session on a view, its mount point, and the observations as they were reported.
 class Mounted {
@@ -89,7 +87,7 @@ int stat_errno(const std::string& path) {
 class SessionTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!can_mount) GTEST_SKIP() << "needs /dev/fuse and root or a user namespace";
+    if (!can_mount()) GTEST_SKIP() << kCannotMount;
     write_file(trees_.image("d/one"), "1");
     write_file(trees_.image("d/two"), "22");
     write_file(trees_.image("d/sub/deep"), "deep");
@@ -475,12 +473,3 @@ TEST_F(SessionTest, RemoveTreeStopsAtAMountPoint) {
 
 }  // namespace
 }  // namespace hm::fs
-
-int main(int argc, char** argv) {
-  // Before gtest or anything else has threads.
-  const bool isolated = hm::runner::enter_private_namespaces().has_value();
-  hm::fs::can_mount = isolated && hm::open_file("/dev/fuse", O_RDWR).has_value();
-  if (!hm::fs::can_mount) std::puts("skipped: needs /dev/fuse and root or a user namespace");
-  ::testing::InitGoogleTest(&argc, argv);
-  return RUN_ALL_TESTS();
-}

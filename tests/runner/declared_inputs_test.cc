@@ -3,8 +3,8 @@
 
 #include <cstdio>
 
+#include "fuse_main.h"
 #include "runner/backend.h"
-#include "runner/isolation.h"
 #include "test_support.h"
 
 namespace hm::runner {
@@ -13,12 +13,10 @@ namespace {
 using namespace test;  // NOLINT: a test file
 using Lines = std::vector<std::string>;
 
-bool can_mount = false;  // set by main
-
 class DeclaredInputs : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!can_mount) GTEST_SKIP() << "needs /dev/fuse and root or a user namespace";
+    if (!can_mount()) GTEST_SKIP() << kCannotMount;
     for (const char* path : {"a.c", "b.c", "b.h", ".hidden.c", "src/x.c", "src/deep/y.c",
                              "src/deep/z.h", "docs/readme"}) {
       write_file(trees_.workspace(path), path);
@@ -82,12 +80,3 @@ TEST_F(DeclaredInputs, GlobWithoutAMatchWarnsAndStillSeesTheListing) {
 
 }  // namespace
 }  // namespace hm::runner
-
-int main(int argc, char** argv) {
-  // Before gtest or anything else has threads.
-  const bool isolated = hm::runner::enter_private_namespaces().has_value();
-  hm::runner::can_mount = isolated && hm::open_file("/dev/fuse", O_RDWR).has_value();
-  if (!hm::runner::can_mount) std::puts("skipped: needs /dev/fuse and root or a user namespace");
-  ::testing::InitGoogleTest(&argc, argv);
-  return RUN_ALL_TESTS();
-}
