@@ -4,12 +4,10 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <climits>
 
 #include "fs/file_age.h"
@@ -51,26 +49,6 @@ Result<Fd> open_beneath(const LiveLocation& where, int flags, bool cross_mounts)
 bool means_absent(int error, const std::string& path) {
   return error == ENOENT || error == ENOTDIR || error == ELOOP ||
          (error == ENAMETOOLONG && path.size() < PATH_MAX - 1);
-}
-
-// The filesystems on which (device, inode, size, mtime, ctime) of a file that has rested identifies
-// its bytes. Not tmpfs, where a store through a mapping changes no time, ever; not those made with
-// clamped times. statfs(2) names the numbers.
-constexpr std::array<std::int64_t, 4> kStampedFilesystems = {
-    0xEF53 /* ext2-4 */, 0x58465342 /* xfs */, 0x9123683E /* btrfs */, 0xF2F52010 /* f2fs */};
-
-// What stands for a device in a stamp: its filesystem's own id besides the number, which the next
-// image on a loop device has too. 0: stamps mean nothing there.
-std::uint64_t stamp_device(int fd, dev_t device) {
-  struct statfs st {};
-  if (::fstatfs(fd, &st) != 0) return 0;
-  const auto* known = std::find(kStampedFilesystems.begin(), kStampedFilesystems.end(),
-                                static_cast<std::int64_t>(st.f_type));
-  if (known == kStampedFilesystems.end()) return 0;
-  Hasher hasher;
-  hasher.field(device);
-  hasher.update({reinterpret_cast<const char*>(&st.f_fsid), sizeof st.f_fsid});
-  return std::hash<Digest>{}(hasher.finish()) | 1;
 }
 
 Result<Xattrs> read_xattrs(int path_fd) {

@@ -43,9 +43,9 @@ std::uint64_t inode_number(std::string_view identity) {
 }
 
 // Equal only within a link group, and a group only within one layer.
-std::string inode_identity(const std::string& path, const View::Node& node) {
+std::string inode_identity(const View& view, const std::string& path, const View::Node& node) {
   const std::string& group = node.entry.link_group;
-  return group.empty() ? path : std::to_string(node.origin) + "//" + group;
+  return group.empty() ? path : std::to_string(view.link_rank(node)) + "//" + group;
 }
 
 struct SessionNode {
@@ -202,7 +202,7 @@ Result<SessionNode*> FuseSession::child(SessionNode& parent, const std::string& 
   HM_ASSIGN(auto found, view_.child(*parent.node, name));
   std::string path = join_path(parent.path, name);
   if (kPlanted == Defect::kNodeid && found && found->entry.nlink > 1) {
-    key = {0, inode_identity(path, *found)};
+    key = {0, inode_identity(view_, path, *found)};
   }
   const auto [node, fresh] = nodes_.insert(std::move(key), std::move(path), std::move(found));
   if (fresh) watch(*node);
@@ -332,7 +332,7 @@ struct stat FuseSession::attributes(const SessionNode& item) const {
   const View::Node& node = *item.node;
   const Entry& entry = node.entry;
   struct stat st {};
-  st.st_ino = inode_number(inode_identity(item.path, node));
+  st.st_ino = inode_number(inode_identity(view_, item.path, node));
   st.st_mode = type_bits(entry.kind) | entry.mode;
   st.st_nlink = entry.nlink;
   st.st_uid = entry.uid;
@@ -423,6 +423,12 @@ void FuseSession::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t o
     }
     if (n == 0) break;
     got += static_cast<std::size_t>(n);
+  }
+  // The kernel would show zeros for what is missing.
+  if (got < size && static_cast<std::uint64_t>(offset) + got < node->node->entry.size) {
+    const Error cut{ErrorCode::kCorrupt, 0, "blob " + node->content->hex() + " was cut short"};
+    fuse_reply_err(req, note_failure(*node, cut));
+    return;
   }
   fuse_reply_buf(req, buffer.data(), got);
 }

@@ -248,4 +248,14 @@ Result<bool> View::moved(std::string_view path) const {
   return base_.image ? base_.image->moved(std::string(path)) : Result<bool>(false);
 }
 
+std::size_t View::link_rank(const Node& node) const {
+  const std::string& group = node.entry.link_group;
+  if (group.empty() || node.origin < kOriginFirstLayer) return 0;
+  const auto own = layers_.begin() + static_cast<std::ptrdiff_t>(node.origin - kOriginFirstLayer);
+  return static_cast<std::size_t>(std::count_if(layers_.begin(), own, [&](const ViewLayer& older) {
+    const LayerEntry* first = older.layer->find(group);
+    return first != nullptr && first->entry.link_group == group;
+  }));
+}
+
 }  // namespace hm::fs

@@ -82,6 +82,9 @@ class View {
 
   // Whether a live path has changed since this run pinned it (LiveSource::moved).
   Result<bool> moved(std::string_view path) const;
+  // Tells apart the link groups of different layers that have one name: how many older ones there
+  // are. Not the layer's own place in the chain, which no observation covers.
+  std::size_t link_rank(const Node& node) const;
   bool may_have_xattrs() const { return may_have_xattrs_; }
   const std::vector<ViewLayer>& layers() const { return layers_; }
 

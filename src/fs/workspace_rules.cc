@@ -33,29 +33,37 @@ class TrackedCache {
   // Whether the answers may differ by now.
   Result<bool> moved() {
     const std::lock_guard lock(mutex_);
-    if (!files_ || stamp_ == stamp()) return false;
+    if (!files_ || !layout_.in_repository()) return false;
+    // Of submodules each has an index of its own.
+    const bool proves = stamp_ && has_rested(*stamp_) && !layout_.has_submodules;
+    if (proves && stamp_ == stamp()) return false;
     HM_ASSIGN(const TrackedFiles now, load());
     return now.encode() != files_->encode();
   }
 
  private:
+  // Its device is 0 where it proves nothing beyond this run.
   std::optional<store::FileStamp> stamp() const {
+    const Fd fd = open_file(layout_.index, O_PATH).value_or(Fd());
     struct stat st {};
-    if (::stat(layout_.index.c_str(), &st) != 0) return std::nullopt;
+    if (!fd || ::fstat(fd.get(), &st) != 0) return std::nullopt;
     // Not the index's own bytes but what git makes of them for this root: an identity of its own.
+    const std::uint64_t device = stamp_device(fd.get(), st.st_dev);
     Hasher identity;
     identity.field("tracked files");
-    identity.field(st.st_dev);
+    identity.field(device);
     identity.field(layout_.prefix);
-    const auto device = static_cast<std::uint64_t>(std::hash<Digest>{}(identity.finish()));
-    return store::FileStamp{device, st.st_ino, static_cast<std::uint64_t>(st.st_size),
-                            to_ns(st.st_mtim), to_ns(st.st_ctim)};
+    const auto own = static_cast<std::uint64_t>(std::hash<Digest>{}(identity.finish()));
+    return store::FileStamp{device == 0 ? 0 : own, st.st_ino,
+                            static_cast<std::uint64_t>(st.st_size), to_ns(st.st_mtim),
+                            to_ns(st.st_ctim)};
   }
 
   Result<TrackedFiles> load() {
     if (!layout_.in_repository()) return TrackedFiles();
     const auto identity = stamp();
-    const bool cacheable = identity && !layout_.has_submodules && has_rested(*identity);
+    const bool cacheable =
+        identity && identity->device != 0 && !layout_.has_submodules && has_rested(*identity);
     if (cacheable) {
       HM_ASSIGN(const auto known, store_.file_digest(*identity));
       if (known) {

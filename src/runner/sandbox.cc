@@ -56,11 +56,23 @@ struct LimitRow {
   rlim_t soft;
   rlim_t hard;
 };
-constexpr std::array<LimitRow, 4> kLimits = {
+constexpr std::array<LimitRow, RLIM_NLIMITS> kLimits = {
     {{RLIMIT_NOFILE, "nofile", 65536, 65536},
      {RLIMIT_CORE, "core", 0, 0},
      {RLIMIT_STACK, "stack", 8 << 20, RLIM_INFINITY},
-     {RLIMIT_FSIZE, "fsize", RLIM_INFINITY, RLIM_INFINITY}}};
+     {RLIMIT_MEMLOCK, "memlock", 8 << 20, 8 << 20},
+     {RLIMIT_MSGQUEUE, "msgqueue", 819200, 819200},
+     {RLIMIT_NICE, "nice", 0, 0},
+     {RLIMIT_RTPRIO, "rtprio", 0, 0},
+     {RLIMIT_AS, "as", RLIM_INFINITY, RLIM_INFINITY},
+     {RLIMIT_CPU, "cpu", RLIM_INFINITY, RLIM_INFINITY},
+     {RLIMIT_DATA, "data", RLIM_INFINITY, RLIM_INFINITY},
+     {RLIMIT_FSIZE, "fsize", RLIM_INFINITY, RLIM_INFINITY},
+     {RLIMIT_LOCKS, "locks", RLIM_INFINITY, RLIM_INFINITY},
+     {RLIMIT_NPROC, "nproc", RLIM_INFINITY, RLIM_INFINITY},
+     {RLIMIT_RSS, "rss", RLIM_INFINITY, RLIM_INFINITY},
+     {RLIMIT_RTTIME, "rttime", RLIM_INFINITY, RLIM_INFINITY},
+     {RLIMIT_SIGPENDING, "sigpending", RLIM_INFINITY, RLIM_INFINITY}}};
 
 // Descriptors 0-2 and three more are bubblewrap's; everything else is close-on-exec.
 constexpr int kArgsFd = 3;

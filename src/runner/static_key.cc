@@ -4,9 +4,11 @@
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "fs/skeleton.h"
 #include "runner/sandbox.h"
+#include "store/util/fd.h"
 
 namespace hm::runner {
 
@@ -21,6 +23,19 @@ std::string groups() {
   const int count = ::getgroups(static_cast<int>(ids.size()), ids.data());
   std::string out;
   for (int i = 0; i < count; ++i) out += " " + std::to_string(ids[static_cast<std::size_t>(i)]);
+  return out;
+}
+
+// How many ids there are: chown to another fails. Not which ids of the host they stand for.
+std::string id_ranges() {
+  std::string out;
+  for (const char* map : {"/proc/self/uid_map", "/proc/self/gid_map"}) {
+    std::istringstream lines(read_file(map).value_or(""));
+    std::uint64_t inside = 0, outside = 0, count = 0;
+    while (lines >> inside >> outside >> count) {
+      out += " " + std::to_string(inside) + "+" + std::to_string(count);
+    }
+  }
   return out;
 }
 
@@ -65,7 +80,7 @@ StaticKey static_key(const Command& command, IdMode id_mode) {
   for (const auto& [name, value] : command.env) parts["env." + name] = text(value);
   parts["cwd"] = text(command.cwd);
   parts["network"] = text(command.network == Network::kHost ? "host" : "none");
-  parts["ids"] = text(std::string(to_string(id_mode)) + groups());
+  parts["ids"] = text(std::string(to_string(id_mode)) + groups() + id_ranges());
   parts["limits"] = text(limits_description());
   parts["platform"] = text(platform());
   parts["sandbox"] = text(sandbox_description() + fs::skeleton_digest().hex());

@@ -263,6 +263,18 @@ test_limits_are_the_same_whoever_calls() {
   (ulimit -S -n 888; run_ok; assert_hit s) || exit 1
 }
 
+# Most limits reached the step as the caller had them, and were in no key.
+test_limit_that_cannot_be_raised_is_in_the_key() {
+  local usual
+  one_step 'ulimit -l; ulimit -v'
+  run_ok
+  usual=$(log_of s)
+  (ulimit -l 32; run_ok) || exit 1
+  [[ $(log_of s) == 32* ]] || fail "with a limit of 32 KiB it logged '$(log_of s)'"
+  (ulimit -S -v 16000000; run_ok) || exit 1
+  [[ $(log_of s) == "$usual" ]] || fail "it logged '$(log_of s)', at first '$usual'"
+}
+
 # ':' and ',' in the store's path broke the mount.
 test_store_path_may_hold_anything() {
   one_step 'echo fine'

@@ -471,5 +471,45 @@ TEST_F(SessionTest, RemoveTreeStopsAtAMountPoint) {
   EXPECT_TRUE(std::filesystem::exists(dir / "volume/precious"));
 }
 
+// A link group showed where its layer is in the chain: more than any observation says.
+TEST_F(SessionTest, InodeNumberDoesNotDependOnLayersBelow) {
+  const auto pair =
+      view_layer({grouped(file_entry("x", "x"), "g"), grouped(file_entry("y", "x"), "g")});
+  const auto inode = [&](std::vector<ViewLayer> layers) {
+    Mounted mounted(trees_, trees_.view(std::move(layers)));
+    EXPECT_EQ(lstat_of(mounted / "x").st_ino, lstat_of(mounted / "y").st_ino);
+    return lstat_of(mounted / "x").st_ino;
+  };
+  EXPECT_EQ(inode({pair}), inode({view_layer({file_entry("z", "z")}), pair}));
+}
+
+TEST_F(SessionTest, LinkGroupsOfOneNameInTwoLayersAreTwoFiles) {
+  Mounted mounted(
+      trees_,
+      trees_.view(
+          {view_layer({grouped(file_entry("x", "1"), "g"), grouped(file_entry("y", "1"), "g")}),
+           view_layer({grouped(file_entry("x", "1"), "g"), grouped(file_entry("z", "1"), "g")})}));
+  EXPECT_EQ(lstat_of(mounted / "x").st_ino, lstat_of(mounted / "z").st_ino);
+  EXPECT_NE(lstat_of(mounted / "x").st_ino, lstat_of(mounted / "y").st_ino);
+}
+
+// The kernel fills a page that comes short with zeros, and the step would go on.
+TEST_F(SessionTest, BlobThatIsCutShortWhileReadIsAFailure) {
+  const std::string text(std::size_t{8} << 20, 'b');
+  Mounted mounted(trees_, trees_.view({view_layer({stored_file("big", text)})}));
+  const Fd fd = must(open_file(mounted / "big", O_RDONLY));
+  char byte = 0;
+  ASSERT_EQ(::pread(fd.get(), &byte, 1, 0), 1);
+  const std::string hex = Digest::of(text).hex();
+  const std::string blob = trees_.path("store/blobs/" + hex.substr(0, 2) + "/" + hex);
+  must_be_zero(::chmod(blob.c_str(), 0600), "chmod");
+  must_be_zero(::truncate(blob.c_str(), 1000), "truncate");
+  EXPECT_EQ(::pread(fd.get(), &byte, 1, off_t{6} << 20), -1);
+  mounted.session().stop();
+  const auto failure = mounted.session().failure();
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->kind, SessionFailure::Kind::kStore);
+}
+
 }  // namespace
 }  // namespace hm::fs

@@ -133,6 +133,12 @@ TEST_F(LookupTest, TtlBoundsTheAge) {
   EXPECT_NE(hit(look()), nullptr);
 }
 
+TEST_F(LookupTest, TtlDoesNotTrustARecordFromTheFuture) {
+  record({{"workspace/a", Kind::kContent}}, "result", now_ns() + 100'000'000'000);
+  EXPECT_EQ(miss(look(200s)), "its result is older than its ttl");
+  EXPECT_NE(hit(look()), nullptr);
+}
+
 TEST_F(LookupTest, MissingLayerTurnsTheHitIntoAMissAndIsForgotten) {
   const store::Record item = record({{"workspace/a", Kind::kContent}});
   std::filesystem::remove(blob_path(item.layer));
