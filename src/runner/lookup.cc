@@ -27,10 +27,12 @@ class Lookup {
  private:
   Result<std::optional<Hit>> try_path_set(const Digest& digest) {
     const std::optional<Hit> none;
-    const auto blob = store_.blobs().read(digest);
-    if (!blob) return damaged(blob.error());
-    const auto path_set = fs::Trace::decode(*blob);
-    if (!path_set) return damaged(path_set.error());
+    const auto path_set = read_path_set(digest);
+    if (!path_set) {
+      // Forgotten, or it would be in the way for ever.
+      HM_TRY(store_.drop_path_set(key_.digest, digest));
+      return damaged(path_set.error());
+    }
     auto today = fs::evaluate(view_, *path_set);
     if (!today) {
       if (today.error().code == ErrorCode::kChanged) return fail(std::move(today).error());
@@ -53,9 +55,19 @@ class Lookup {
     return load(*record, today->observations.size());
   }
 
+  Result<fs::Trace> read_path_set(const Digest& digest) {
+    HM_ASSIGN(const std::string blob, store_.blobs().read(digest));
+    return fs::Trace::decode(blob);
+  }
+
+  // A record that lacks a part of its result is forgotten: the step makes a new one.
   Result<std::optional<Hit>> load(const store::Record& record, std::size_t observations) {
     HM_ASSIGN(const auto times, store_.layer_times(record.layer));
-    if (!times) return damaged(Error{ErrorCode::kCorrupt, 0, "a layer's times are missing"});
+    if (!times || !store_.blobs().has(record.trace)) {
+      HM_TRY(store_.drop_record(record));
+      return damaged(Error{ErrorCode::kCorrupt, 0,
+                           times ? "a record's trace is missing" : "a layer's times are missing"});
+    }
     auto layer = fs::load_layer(*times, store_.blobs());
     if (!layer) {
       HM_TRY(store_.drop_layer(record.layer));

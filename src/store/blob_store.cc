@@ -2,9 +2,12 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/openat2.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <optional>
 #include <vector>
 
 namespace hm::store {
@@ -12,6 +15,8 @@ namespace hm::store {
 namespace {
 
 constexpr std::size_t kChunk = std::size_t{256} * 1024;
+// No trace, layer or log is larger; something planted in its place must not fill the memory.
+constexpr off_t kLargestRead = off_t{1} << 31;
 
 Status copy_range(int from, int to) {
   if (::ioctl(to, FICLONE, from) == 0) return {};
@@ -23,6 +28,17 @@ Status copy_range(int from, int to) {
     if (n == 0) return {};
     HM_TRY(write_all(to, {buffer.data(), static_cast<std::size_t>(n)}));
     offset += n;
+  }
+}
+
+Result<Fd> open_no_symlinks(int dir_fd, const std::string& path, int flags) {
+  open_how how{};
+  how.flags = static_cast<std::uint64_t>(flags | O_CLOEXEC);
+  how.resolve = RESOLVE_NO_SYMLINKS;
+  while (true) {
+    const long fd = ::syscall(SYS_openat2, dir_fd, path.c_str(), &how, sizeof how);
+    if (fd >= 0) return Fd(static_cast<int>(fd));
+    if (errno != EINTR && errno != EAGAIN) return fail_errno(path);
   }
 }
 
@@ -44,9 +60,25 @@ Result<BlobInfo> hash_fd(int fd) {
   return info;
 }
 
+Result<Fd> open_blob_file(int dir_fd, const std::string& path) {
+  auto fd = open_no_symlinks(dir_fd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  const int error = fd ? 0 : fd.error().errno_value;
+  struct stat st {};
+  const std::string blob = "blob " + path.substr(path.rfind('/') + 1);
+  if (error == ENOENT) return fail(ErrorCode::kNotFound, blob + " is missing from the store");
+  const bool other = error == ELOOP || error == ENXIO || error == ENOTDIR;
+  if (error != 0 && !other) return fd;
+  if (!other && ::fstat(fd->get(), &st) != 0) return fail_errno(path);
+  if (!S_ISREG(st.st_mode)) return fail(ErrorCode::kCorrupt, blob + " is not a regular file");
+  return fd;
+}
+
 Result<BlobStore> BlobStore::open(const std::string& home, Scratch& scratch) {
   const std::string root = home + "/blobs";
   HM_TRY(make_directories(root, 0700));
+  struct stat st {};
+  if (::lstat(root.c_str(), &st) != 0) return fail_errno(root);
+  if (!S_ISDIR(st.st_mode)) return fail(system_error(root, ENOTDIR));
   return BlobStore(root, &scratch);
 }
 
@@ -55,26 +87,47 @@ std::string BlobStore::path_of(const Digest& digest) const {
   return root_ + "/" + hex.substr(0, 2) + "/" + hex;
 }
 
-bool BlobStore::has(const Digest& digest, std::uint64_t size) const {
+namespace {
+
+std::optional<std::uint64_t> size_of_blob(const std::string& path) {
+  const auto fd = open_blob_file(AT_FDCWD, path);
   struct stat st {};
-  return ::stat(path_of(digest).c_str(), &st) == 0 && S_ISREG(st.st_mode) &&
-         static_cast<std::uint64_t>(st.st_size) == size;
+  if (!fd || ::fstat(fd->get(), &st) != 0) return std::nullopt;
+  return static_cast<std::uint64_t>(st.st_size);
+}
+
+}  // namespace
+
+bool BlobStore::has(const Digest& digest, std::uint64_t size) const {
+  return size_of_blob(path_of(digest)) == size;
+}
+
+bool BlobStore::has(const Digest& digest) const {
+  return size_of_blob(path_of(digest)).has_value();
 }
 
 Status BlobStore::publish(int dir_fd, const std::string& tmp, const BlobInfo& info) {
-  // An existing file of another size is what a power cut left: the rename replaces it.
+  // An existing file of another size is what a power cut left: the rename replaces it, like
+  // anything else that is not a blob.
   if (has(info.digest, info.size)) {
     ::unlinkat(dir_fd, tmp.c_str(), 0);
     return {};
   }
   if (::fchmodat(dir_fd, tmp.c_str(), 0444, 0) != 0) return fail_errno(tmp);
   const std::string path = path_of(info.digest);
-  if (::renameat(dir_fd, tmp.c_str(), AT_FDCWD, path.c_str()) == 0) return {};
-  if (errno != ENOENT) return fail_errno(path);
-  const std::string shard = path.substr(0, path.rfind('/'));
-  if (::mkdir(shard.c_str(), 0700) != 0 && errno != EEXIST) return fail_errno(shard);
-  if (::renameat(dir_fd, tmp.c_str(), AT_FDCWD, path.c_str()) != 0) return fail_errno(path);
-  return {};
+  const std::string shard_path = path.substr(0, path.rfind('/'));
+  auto shard = open_no_symlinks(AT_FDCWD, shard_path, O_PATH | O_DIRECTORY);
+  if (!shard && shard.error().errno_value == ENOENT) {
+    if (::mkdir(shard_path.c_str(), 0700) != 0 && errno != EEXIST) return fail_errno(shard_path);
+    shard = open_no_symlinks(AT_FDCWD, shard_path, O_PATH | O_DIRECTORY);
+  }
+  const std::string name = path.substr(shard_path.size() + 1);
+  if (shard && ::renameat(dir_fd, tmp.c_str(), shard->get(), name.c_str()) == 0) return {};
+  Error error = shard ? system_error(path) : std::move(shard).error();
+  const bool in_the_way = error.errno_value == EISDIR || error.errno_value == ENOTDIR ||
+                          error.errno_value == ELOOP || error.errno_value == ENOTEMPTY;
+  if (in_the_way) error.message += std::string(": ") + kRepairHint;
+  return fail(std::move(error));
 }
 
 Result<Digest> BlobStore::put(std::string_view data) {
@@ -120,13 +173,9 @@ Result<BlobInfo> BlobStore::adopt(int dir_fd, const std::string& name) {
 Result<BlobInfo> BlobStore::adopt(const std::string& path) { return adopt(AT_FDCWD, path); }
 
 Result<Fd> BlobStore::open_blob(const Digest& digest, std::uint64_t expected_size) const {
-  auto fd = open_file(path_of(digest), O_RDONLY | O_NOFOLLOW);
-  if (!fd) {
-    if (fd.error().errno_value != ENOENT) return fail(std::move(fd).error());
-    return fail(ErrorCode::kNotFound, "blob " + digest.hex() + " is missing from the store");
-  }
+  HM_ASSIGN(Fd fd, open_blob_file(AT_FDCWD, path_of(digest)));
   struct stat st {};
-  if (::fstat(fd->get(), &st) != 0) return fail_errno("fstat");
+  if (::fstat(fd.get(), &st) != 0) return fail_errno("fstat");
   if (static_cast<std::uint64_t>(st.st_size) != expected_size) {
     return fail(ErrorCode::kCorrupt, "blob " + digest.hex() + " has the wrong size");
   }
@@ -134,16 +183,24 @@ Result<Fd> BlobStore::open_blob(const Digest& digest, std::uint64_t expected_siz
 }
 
 Result<std::string> BlobStore::read(const Digest& digest) const {
-  auto fd = open_file(path_of(digest), O_RDONLY | O_NOFOLLOW);
-  if (!fd) {
-    if (fd.error().errno_value != ENOENT) return fail(std::move(fd).error());
-    return fail(ErrorCode::kNotFound, "blob " + digest.hex() + " is missing from the store");
+  HM_ASSIGN(const Fd fd, open_blob_file(AT_FDCWD, path_of(digest)));
+  struct stat st {};
+  if (::fstat(fd.get(), &st) != 0) return fail_errno("fstat");
+  if (st.st_size > kLargestRead) {
+    return fail(ErrorCode::kCorrupt, "blob " + digest.hex() + " has an absurd size");
   }
-  HM_ASSIGN(std::string data, read_all(fd->get()));
+  HM_ASSIGN(std::string data, read_all(fd.get()));
   if (Digest::of(data) != digest) {
     return fail(ErrorCode::kCorrupt, "blob " + digest.hex() + " is corrupt");
   }
   return data;
+}
+
+Result<std::uint64_t> BlobStore::verified_size(const Digest& digest) const {
+  HM_ASSIGN(const Fd fd, open_blob_file(AT_FDCWD, path_of(digest)));
+  HM_ASSIGN(const BlobInfo info, hash_fd(fd.get()));
+  if (info.digest == digest) return info.size;
+  return fail(ErrorCode::kCorrupt, "blob " + digest.hex() + " is corrupt");
 }
 
 }  // namespace hm::store

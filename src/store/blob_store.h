@@ -15,6 +15,9 @@
 
 namespace hm::store {
 
+// What every error about a damaged store ends with.
+inline constexpr const char* kRepairHint = "`hm cache verify --repair` repairs it";
+
 struct BlobInfo {
   Digest digest;
   std::uint64_t size = 0;  // bytes
@@ -22,6 +25,10 @@ struct BlobInfo {
 
 // SHA-256 of everything readable from `fd`, from its start, whatever its offset is.
 Result<BlobInfo> hash_fd(int fd);
+
+// Opens what should be a blob, whatever was put in its place: never waits in a fifo, follows no
+// symbolic link. kNotFound; kCorrupt when it is not a regular file.
+Result<Fd> open_blob_file(int dir_fd, const std::string& path);
 
 class BlobStore {
  public:
@@ -41,6 +48,10 @@ class BlobStore {
   // The whole blob, hashed again; kCorrupt when the bytes are not what the name says.
   Result<std::string> read(const Digest& digest) const;
   bool has(const Digest& digest, std::uint64_t size) const;
+  // The same of a blob whose size nobody recorded: its name is there.
+  bool has(const Digest& digest) const;
+  // Hashes it; the errors of `read`.
+  Result<std::uint64_t> verified_size(const Digest& digest) const;
 
  private:
   BlobStore(std::string root, Scratch* scratch) : root_(std::move(root)), scratch_(scratch) {}

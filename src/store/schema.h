@@ -1,7 +1,7 @@
 // The record database's tables and its version. Private to the store.
 //
-// Any change to a table raises kFormat and adds a migration step in store.cc; formats are appended
-// to, never reinterpreted.
+// Any change to a table raises kFormat and adds a migration step in database.cc; formats are
+// appended to, never reinterpreted.
 #pragma once
 
 namespace hm::store {

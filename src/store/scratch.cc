@@ -40,13 +40,31 @@ void sweep_dead(const std::string& root) {
   }
 }
 
+Result<Fd> close_gate(const std::string& home) {
+  HM_ASSIGN(Fd gate, open_file(home + "/scratch.lock", O_RDWR | O_CREAT, 0600));
+  if (::flock(gate.get(), LOCK_EX) != 0) return fail_errno(home);
+  return gate;
+}
+
 }  // namespace
+
+Result<Fd> Scratch::exclude_others(const std::string& home, const std::string& own) {
+  const std::string root = home + "/scratch";
+  HM_TRY(make_directories(root, 0700));
+  HM_ASSIGN(Fd gate, close_gate(home));
+  sweep_dead(root);
+  HM_ASSIGN(const auto names, folder_names(root));
+  for (const std::string& name : names) {
+    if (root + "/" + name == own) continue;
+    return fail(ErrorCode::kRefused, "another hm is using this store; try again when it is done");
+  }
+  return gate;
+}
 
 Result<Scratch> Scratch::open(const std::string& home) {
   const std::string root = home + "/scratch";
   HM_TRY(make_directories(root, 0700));
-  HM_ASSIGN(const Fd gate, open_file(home + "/scratch.lock", O_RDWR | O_CREAT, 0600));
-  if (::flock(gate.get(), LOCK_EX) != 0) return fail_errno(root);
+  HM_ASSIGN(const Fd gate, close_gate(home));
   sweep_dead(root);
   const std::string path = root + "/" + std::to_string(::getpid()) + "-" + std::to_string(now_ns());
   if (::mkdir(path.c_str(), 0700) != 0) return fail_errno(path);

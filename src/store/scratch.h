@@ -21,6 +21,9 @@ class Scratch {
   ~Scratch();
 
   const std::string& path() const { return path_; }
+  // For as long as the result is held nobody opens the store. kRefused while another process that
+  // is alive has a folder here; `own` is the caller's own folder, or "".
+  static Result<Fd> exclude_others(const std::string& home, const std::string& own);
   // A path below this folder that no other call of this process was given.
   std::string fresh(const std::string& prefix);
 

@@ -1,8 +1,11 @@
 #include "store/sqlite.h"
 
 #include <sqlite3.h>
+#include <unistd.h>
 
 #include <algorithm>
+
+#include "store/blob_store.h"
 
 namespace hm::store {
 
@@ -11,19 +14,29 @@ namespace {
 // How long a writer waits for another process before the store counts as busy.
 constexpr int kBusyTimeoutMs = 60'000;
 
+// Whether the file is to blame, and neither the machine nor another process. SQLITE_ERROR is what a
+// schema that does not fit our statements gives.
+bool means_damage(int extended, const char* path) {
+  const int base = extended & 0xff;
+  if (base == SQLITE_READONLY) return path != nullptr && ::access(path, W_OK) == 0;
+  return base == SQLITE_CORRUPT || base == SQLITE_NOTADB || base == SQLITE_ERROR ||
+         base == SQLITE_FORMAT || extended == SQLITE_IOERR_SHORT_READ;
+}
+
 Error sqlite_error(sqlite3* db) {
-  const int code = db != nullptr ? sqlite3_extended_errcode(db) : SQLITE_NOMEM;
-  const int base = code & 0xff;
-  const bool corrupt = base == SQLITE_CORRUPT || base == SQLITE_NOTADB;
-  const char* name = db != nullptr ? sqlite3_db_filename(db, "main") : nullptr;
-  std::string text = db != nullptr ? sqlite3_errmsg(db) : "out of memory";
+  if (db == nullptr) return Error{ErrorCode::kIo, ENOMEM, "store database: out of memory"};
+  const char* path = sqlite3_db_filename(db, "main");
+  const std::string where = path != nullptr ? path : "store database";
+  std::string text = sqlite3_errmsg(db);
   // It may quote a damaged database, and is to stay one line.
   std::replace_if(
       text.begin(), text.end(),
       [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; }, '?');
-  return Error{corrupt ? ErrorCode::kCorrupt : ErrorCode::kIo,
-               db != nullptr ? sqlite3_system_errno(db) : 0,
-               (name != nullptr ? std::string(name) : std::string("store database")) + ": " + text};
+  if (!means_damage(sqlite3_extended_errcode(db), path)) {
+    return Error{ErrorCode::kIo, sqlite3_system_errno(db), where + ": " + text};
+  }
+  return Error{ErrorCode::kCorrupt, 0,
+               where + ": the store's database is damaged (" + text + "): " + kRepairHint};
 }
 
 }  // namespace
@@ -98,7 +111,13 @@ Result<Db> Db::open(const std::string& path) {
   sqlite3_busy_timeout(raw, kBusyTimeoutMs);
   // A checkpoint syncs several times; the log is small, and the next one finds it.
   sqlite3_db_config(raw, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
-  HM_TRY(db.exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA trusted_schema=OFF"));
+  // What somebody else put into the schema must never run.
+  sqlite3_db_config(raw, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
+  for (const int option : {SQLITE_DBCONFIG_ENABLE_TRIGGER, SQLITE_DBCONFIG_ENABLE_VIEW,
+                           SQLITE_DBCONFIG_TRUSTED_SCHEMA}) {
+    sqlite3_db_config(raw, option, 0, nullptr);
+  }
+  HM_TRY(db.exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cell_size_check=ON"));
   return db;
 }
 

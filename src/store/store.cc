@@ -13,7 +13,7 @@
 #include <mutex>
 #include <thread>
 
-#include "store/schema.h"
+#include "store/database.h"
 #include "store/sqlite.h"
 
 namespace hm::store {
@@ -23,40 +23,15 @@ namespace {
 // Reports of older runs in one workspace are of no use to anybody.
 constexpr int kKeptRuns = 20;
 
-Result<Db> open_database(const std::string& home) {
-  const std::string path = home + "/hm.db";
-  HM_ASSIGN(Db db, Db::open(path));
-  HM_TRY(db.exec("PRAGMA foreign_keys=ON"));
-  HM_ASSIGN(Txn txn, Txn::begin(db));
-  std::int64_t version = 0;
-  {
-    HM_ASSIGN(Stmt stmt, db.prepare("PRAGMA user_version"));
-    HM_TRY(stmt.step());
-    version = stmt.number(0);
-  }
-  if (version > kFormat) {
-    return fail(ErrorCode::kRefused, home + ": this store was written by a newer hm (format " +
-                                         std::to_string(version) + ", this one knows " +
-                                         std::to_string(kFormat) +
-                                         "): use that hm, or another HM_HOME");
-  }
-  if (version == 0) HM_TRY(db.exec(kSchema));
-  if (version == 1) HM_TRY(db.exec(kFrom1));
-  if (version != kFormat) {
-    HM_TRY(db.exec("PRAGMA user_version=" + std::to_string(kFormat)));
-  }
-  HM_TRY(txn.commit());
-  return db;
-}
+constexpr const char* kSelectRecord =
+    "SELECT static_key,strong_key,path_set,trace,layer,log,created_ns,duration_ms FROM records ";
 
 // The statements that readers use, prepared once.
 struct Readers {
   Stmt path_sets, dropped, find, newest, layer, file;
 
   static Result<Readers> prepare(Db& db) {
-    const std::string record =
-        "SELECT static_key,strong_key,path_set,trace,layer,log,created_ns,duration_ms FROM "
-        "records ";
+    const std::string record = kSelectRecord;
     HM_ASSIGN(Stmt path_sets, db.prepare("SELECT path_set FROM path_sets WHERE static_key=? "
                                          "ORDER BY used_ns DESC LIMIT ?"));
     HM_ASSIGN(Stmt dropped, db.prepare("SELECT count FROM dropped_path_sets WHERE static_key=?"));
@@ -80,6 +55,20 @@ auto one_row(Stmt& stmt, Make make) -> Result<std::optional<decltype(make(stmt))
   if (row) out = make(stmt);
   stmt.bind();
   return out;
+}
+
+template <class Make>
+auto all_rows(Stmt& stmt, Make make) -> Result<std::vector<decltype(make(stmt))>> {
+  std::vector<decltype(make(stmt))> out;
+  while (true) {
+    HM_ASSIGN(const bool row, stmt.step());
+    if (!row) return out;
+    out.push_back(make(stmt));
+  }
+}
+
+LayerTimes layer_row(Stmt& row) {
+  return LayerTimes{row.digest(0), row.digest(1), row.number(2), row.number(3)};
 }
 
 Record record_row(Stmt& row) {
@@ -301,11 +290,7 @@ class SqliteStore final : public Store {
     HM_ASSIGN(Stmt steps, reader_.prepare(std::string("SELECT ") + kRunStepColumns +
                                           " FROM run_steps WHERE run=? ORDER BY position"));
     steps.bind(run.number(0));
-    while (true) {
-      HM_ASSIGN(const bool row, steps.step());
-      if (!row) break;
-      report.steps.push_back(run_step_row(steps));
-    }
+    HM_ASSIGN(report.steps, all_rows(steps, run_step_row));
     return std::optional<RunReport>(std::move(report));
   }
 
@@ -327,6 +312,35 @@ class SqliteStore final : public Store {
       HM_TRY(stmt.bind(layer).run());
     }
     return {};
+  }
+
+  Status drop_record(const Record& record) override {
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(Stmt stmt, reader_.prepare("DELETE FROM records WHERE static_key=? AND "
+                                         "strong_key=?"));
+    return stmt.bind(record.static_key, record.strong_key).run();
+  }
+
+  Status drop_path_set(const Digest& static_key, const Digest& path_set) override {
+    const std::lock_guard lock(read_mutex_);
+    for (const char* table : {"records", "path_sets"}) {
+      HM_ASSIGN(Stmt stmt, reader_.prepare(std::string("DELETE FROM ") + table +
+                                           " WHERE static_key=? AND path_set=?"));
+      HM_TRY(stmt.bind(static_key, path_set).run());
+    }
+    return {};
+  }
+
+  Result<std::vector<Record>> records() override {
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(Stmt stmt, reader_.prepare(std::string(kSelectRecord) + "ORDER BY used_ns"));
+    return all_rows(stmt, record_row);
+  }
+
+  Result<std::vector<LayerTimes>> layers() override {
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(Stmt stmt, reader_.prepare("SELECT layer,mtimes,started_ns,captured_ns FROM layers"));
+    return all_rows(stmt, layer_row);
   }
 
   void touch(const Record& record) override {
@@ -396,13 +410,7 @@ class SqliteStore final : public Store {
 
   Status clear() override {
     HM_TRY(flush());
-    const Fd gate = open_file(home_ + "/scratch.lock", O_RDWR | O_CREAT, 0600).value_or(Fd());
-    if (::flock(gate.get(), LOCK_EX) != 0) return fail_errno(home_);
-    std::error_code error;
-    for (const auto& entry : std::filesystem::directory_iterator(home_ + "/scratch", error)) {
-      if (entry.path().string() == scratch_.path()) continue;
-      return fail(ErrorCode::kRefused, "another hm is using this store; try again when it is done");
-    }
+    HM_ASSIGN(const Fd gate, Scratch::exclude_others(home_, scratch_.path()));
     const std::lock_guard lock(read_mutex_);
     HM_ASSIGN(Txn txn, Txn::begin(reader_));
     for (const char* table :
@@ -466,7 +474,9 @@ class SqliteStore final : public Store {
 
 Result<std::unique_ptr<Store>> Store::open(const std::string& named_home) {
   const auto refused = [&](Error error) {
-    if (error.code == ErrorCode::kRefused) return fail(std::move(error));
+    if (error.code == ErrorCode::kRefused || error.code == ErrorCode::kCorrupt) {
+      return fail(std::move(error));
+    }
     return fail(ErrorCode::kRefused, "cannot use the store " + named_home + ": " + error.message +
                                          " (set HM_HOME to a folder that can be written)");
   };

@@ -123,6 +123,12 @@ class Store {
                                                    const std::string& key) = 0;
   // Forgets this layer and every record whose result it is: its bytes are gone or wrong.
   virtual Status drop_layer(const Digest& layer) = 0;
+  virtual Status drop_record(const Record& record) = 0;
+  // Forgets a path set whose blob is gone or wrong, and every record under it.
+  virtual Status drop_path_set(const Digest& static_key, const Digest& path_set) = 0;
+  // Everything, as of one moment; least recently used first.
+  virtual Result<std::vector<Record>> records() = 0;
+  virtual Result<std::vector<LayerTimes>> layers() = 0;
   virtual void touch(const Record& record) = 0;  // used now; written with the next batch
 
   // Queues the batch; returns at once. Errors are kept for `flush`.

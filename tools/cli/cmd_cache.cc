@@ -1,11 +1,23 @@
-// hm cache stats|clear.
+// hm cache stats|clear|verify.
+#include <array>
 #include <iostream>
 
 #include "cli/cli.h"
+#include "fs/entry.h"
+#include "runner/store_check.h"
+#include "store/check.h"
 
 namespace hm::cli {
 
 namespace {
+
+using cxxopts::ParseResult;
+
+// Opens the store as a run would, and hands it on.
+int with_store(const std::string& home, int (*action)(store::Store& store)) {
+  const auto store = store::Store::open(home);
+  return store ? action(**store) : report(store.error());
+}
 
 int print_stats(store::Store& store) {
   const auto stats = store.stats();
@@ -21,37 +33,80 @@ int print_stats(store::Store& store) {
   return 0;
 }
 
-int clear(store::Store& store) {
-  const auto status = store.clear();
-  return status ? 0 : report(status.error());
+int stats(const std::string& home, const ParseResult&) { return with_store(home, print_stats); }
+
+int clear(const std::string& home, const ParseResult&) {
+  return with_store(home, [](store::Store& store) {
+    const auto status = store.clear();
+    return status ? 0 : report(status.error());
+  });
+}
+
+// Without a usable database the blobs are still checked, but nothing says what they are for.
+Result<runner::StoreTotals> verify_store(const std::string& home, store::Repair repair,
+                                         store::Findings& findings, std::size_t& blobs) {
+  HM_TRY(store::check_database(home, repair, findings));
+  const bool usable = findings.clean();
+  HM_ASSIGN(auto sizes, store::check_blobs(home, repair, findings));
+  blobs = sizes.size();
+  if (!usable) return runner::StoreTotals{};
+  HM_ASSIGN(const auto store, store::Store::open(home));
+  return runner::check_meanings(*store, std::move(sizes), repair, findings);
+}
+
+int verify(const std::string& home, const ParseResult& args) {
+  store::Findings findings;
+  findings.print = [](const std::string& line) { std::cout << fs::printable(line) << "\n"; };
+  const auto repair = args.count("repair") > 0 ? store::Repair::kYes : store::Repair::kNo;
+  std::size_t blobs = 0;
+  const auto totals = verify_store(home, repair, findings, blobs);
+  std::cout << std::flush;
+  if (!totals) return report(totals.error());
+  std::cout << totals->records << " records, " << totals->layers << " layers, " << blobs
+            << " blobs: " << findings.problems << " problems, " << findings.repaired
+            << " repaired\n"
+            << std::flush;
+  return findings.clean() ? 0 : code(runner::ExitCode::kInfrastructure);
 }
 
 struct Action {
   const char* name;
-  int (*run)(store::Store& store);
+  const char* option;  // the only one that it takes besides --help, or null
+  int (*run)(const std::string& home, const ParseResult& args);
 };
-constexpr std::array<Action, 2> kActions = {{{"stats", print_stats}, {"clear", clear}}};
+constexpr std::array<Action, 3> kActions = {
+    {{"stats", nullptr, stats}, {"clear", nullptr, clear}, {"verify", "repair", verify}}};
+constexpr std::array<const char*, 1> kOptions = {"repair"};
+
+int run_action(const Action& action, const ParseResult& args) {
+  for (const char* option : kOptions) {
+    const bool takes = action.option != nullptr && std::string_view(action.option) == option;
+    if (args.count(option) == 0 || takes) continue;
+    complain(std::string("hm cache ") + action.name + " takes no --" + option);
+    return code(runner::ExitCode::kUsage);
+  }
+  const auto home = store_home();
+  return home ? action.run(*home, args) : report(home.error());
+}
 
 }  // namespace
 
 int cmd_cache(const Arguments& arguments) {
-  cxxopts::Options options("hm cache", "Show or clear the store");
-  options.add_options()("action", "stats or clear", cxxopts::value<std::string>());
+  cxxopts::Options options("hm cache", "Show, check or clear the store");
+  auto add = options.add_options();
+  add("action", "stats, clear or verify", cxxopts::value<std::string>());
+  add("repair", "verify: take away what is damaged");
   options.parse_positional({"action"});
-  options.positional_help("stats|clear");
+  options.positional_help("stats|clear|verify");
   const auto parsed = parse(options, arguments);
   if (!parsed) return report(parsed.error());
   if (!*parsed) return 0;
   const std::string wanted =
       (*parsed)->count("action") > 0 ? (**parsed)["action"].as<std::string>() : "";
   for (const Action& action : kActions) {
-    if (wanted != action.name) continue;
-    const auto home = store_home();
-    if (!home) return report(home.error());
-    const auto store = store::Store::open(*home);
-    return store ? action.run(**store) : report(store.error());
+    if (wanted == action.name) return run_action(action, **parsed);
   }
-  complain("say hm cache stats or hm cache clear");
+  complain("say hm cache stats, hm cache clear or hm cache verify");
   return code(runner::ExitCode::kUsage);
 }
 
