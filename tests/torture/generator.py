@@ -34,6 +34,7 @@ class Generator:
         # hm-design(7)): a case either sets times or compares them.
         self.compares_times = self.chance(0.35) and times
         self.is_live = False
+        self.flips = []  # edits on which a motif depends
 
     def pick(self, items):
         return self.rng.choice(items)
@@ -194,8 +195,10 @@ class Generator:
         a, b = self.pick(["/o/a", "d/a", "/o/d/c"]), self.pick(["/o/b", "b", "/o/e"])
         gone = self.pick([f"unlink {b}", f"write {b} {self.pick(TEXTS)}", f"append {b} x"])
         condition = self.pick(["ifexists", "ifexists", "ifmissing", "ifodd", "iflarge"])
+        when = self.hot()
+        self.flips += [["delete", when], ["write", when, "a"], ["write", when, "longer-text"]]
         return [[f"copy {self.relative()} {a}", f"unlink {b}", f"link {a} {b}"],
-                [f"{condition} {self.hot()} {gone}"],
+                [f"{condition} {when} {gone}"],
                 [f"read {a} r", f"read {b} r"]]
 
     def two_looks(self):
@@ -231,6 +234,8 @@ class Generator:
             step = steps[at + i]
             if i > 0:
                 step.parent = steps[at + i - 1].key
+            if self.flips and self.chance(0.7):
+                del step.ops[3:]  # little else that could make it run again
             where = self.rng.randint(0, len(step.ops))
             step.ops[where:where] = lines
 
@@ -303,6 +308,8 @@ class Generator:
     def round(self):
         if self.is_live and self.chance(0.7):
             return self.live_round()
+        if self.flips and self.chance(0.5):
+            return [self.pick(self.flips)]
         if self.chance(0.1):
             return [["touch", "."]]
         if self.chance(0.1):
