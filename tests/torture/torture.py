@@ -18,6 +18,7 @@ import os
 import pwd
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -141,7 +142,7 @@ def torture(args, base):
             if args.until_found and total.total.failed():
                 break
             if args.seconds and total.seconds() > args.seconds:
-                print(f"stopped after {args.seconds:.0f} s", flush=True)
+                print(f"stopped after {args.seconds:.0f} s of {args.cases} cases", flush=True)
                 break
         else:
             pool.close()
@@ -168,6 +169,8 @@ def main():
     if args.show:
         print(Generator(args.seed, not args.no_times).case(args.rounds).to_json(), end="")
         return 0
+    # A worker that is stopped ends its hm, and the directory goes.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     base = Path(tempfile.mkdtemp(prefix="torture.", dir="/dev/shm" if args.tmpfs else None))
     try:
         if args.user:
