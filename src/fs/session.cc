@@ -342,7 +342,8 @@ struct stat FuseSession::attributes(const SessionNode& item) const {
                                   : entry.kind == EntryKind::kDirectory ? 4096
                                                                         : entry.size);
   st.st_blksize = 4096;
-  st.st_blocks = (st.st_size + 511) / 512;
+  // Whole blocks, as the filesystems have it whose trees these are; short links need none.
+  st.st_blocks = entry.kind == EntryKind::kSymlink ? 0 : (st.st_size + 4095) / 4096 * 8;
   st.st_mtim = {node.mtime_ns / 1'000'000'000, node.mtime_ns % 1'000'000'000};
   st.st_atim = st.st_mtim;
   st.st_ctim = st.st_mtim;
@@ -485,6 +486,10 @@ void reply_xattr(fuse_req_t req, std::string_view value, std::size_t size) {
   }
 }
 
+bool has_known_namespace(std::string_view name) {
+  return name.starts_with("user.") || name.starts_with("security.") || name.starts_with("trusted.");
+}
+
 // The shortcut of a view without attributes must not show: there the kernel says of every file
 // what is said here of a file without any. Only "no access control list" stays what it is.
 void FuseSession::getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std::size_t size) {
@@ -503,7 +508,8 @@ void FuseSession::getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std
     reply_xattr(req, value, size);
     return;
   }
-  fuse_reply_err(req, xattrs.empty() && !is_posix_acl(name) ? EOPNOTSUPP : ENODATA);
+  const bool is_known = is_posix_acl(name) || (!xattrs.empty() && has_known_namespace(name));
+  fuse_reply_err(req, is_known ? ENODATA : EOPNOTSUPP);
 }
 
 void FuseSession::listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size) {
