@@ -242,6 +242,7 @@ def main():
     parser = workload.common_options(__doc__)
     parser.add_argument("--lib", default=LIBRARY, help="the library to preload")
     parser.add_argument("--verbose", action="store_true", help="say what hm said")
+    parser.add_argument("--kinds", help="only these kinds of operations, separated by commas")
     parser.add_argument("--part", default="1/1", help="K/N: the K-th of N parts of the matrix")
     parser.add_argument("--sample", type=int, help="only that many cases of the matrix")
     parser.add_argument("--torn", type=int, default=200, help="cases with a torn store")
@@ -278,6 +279,8 @@ def chosen_cases(faults, args, rng):
                 ("stall",) if first == "stall" else parse_case(args.only)]
     matrix = faults.matrix()
     print(f"the matrix has {len(matrix)} cases", flush=True)
+    if args.kinds:
+        matrix = [case for case in matrix if case[1] in args.kinds.split(",")]
     part, parts = map(int, args.part.split("/"))
     matrix = matrix[part - 1 :: parts]
     if args.sample is not None:
