@@ -20,6 +20,8 @@ import time
 
 import workload
 
+# By our signals; those that ask hm to stop kill it only before it has begun.
+DEATHS = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
 FULL_RUN = 0.6  # seconds that a run takes at first; measured from then on
 
 
@@ -118,7 +120,7 @@ class Crash:
     def check(self, victim, attack, index, others, edits_in_flight):
         bench = self.bench
         result = bench.finish(victim)
-        if result.exit_code != -signal.SIGKILL:
+        if result.exit_code not in DEATHS:
             bench.check_ended_well(result)
         if result.exit_code == 0 and not edits_in_flight:
             bench.check_outcome(index, result)
