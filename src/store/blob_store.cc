@@ -122,12 +122,25 @@ Status BlobStore::publish(int dir_fd, const std::string& tmp, const BlobInfo& in
     shard = open_no_symlinks(AT_FDCWD, shard_path, O_PATH | O_DIRECTORY);
   }
   const std::string name = path.substr(shard_path.size() + 1);
-  if (shard && ::renameat(dir_fd, tmp.c_str(), shard->get(), name.c_str()) == 0) return {};
+  if (shard && ::renameat(dir_fd, tmp.c_str(), shard->get(), name.c_str()) == 0) {
+    const std::lock_guard lock(unsynced_->mutex);
+    unsynced_->blobs.push_back(info.digest);
+    return {};
+  }
   Error error = shard ? system_error(path) : std::move(shard).error();
   const bool in_the_way = error.errno_value == EISDIR || error.errno_value == ENOTDIR ||
                           error.errno_value == ELOOP || error.errno_value == ENOTEMPTY;
   if (in_the_way) error.message += std::string(": ") + kRepairHint;
   return fail(std::move(error));
+}
+
+std::vector<Digest> BlobStore::take_unsynced() {
+  const std::lock_guard lock(unsynced_->mutex);
+  return std::exchange(unsynced_->blobs, {});
+}
+
+void BlobStore::remove(const std::vector<Digest>& blobs) {
+  for (const Digest& blob : blobs) ::unlink(path_of(blob).c_str());
 }
 
 Result<Digest> BlobStore::put(std::string_view data) {

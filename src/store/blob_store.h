@@ -6,8 +6,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "store/scratch.h"
 #include "store/util/digest.h"
@@ -53,13 +56,24 @@ class BlobStore {
   // Hashes it; the errors of `read`.
   Result<std::uint64_t> verified_size(const Digest& digest) const;
 
+  // What this process published since the last call: not on the disk yet, as far as it knows.
+  std::vector<Digest> take_unsynced();
+  // Of what could not be synced nobody knows the bytes that a power cut will leave.
+  void remove(const std::vector<Digest>& blobs);
+
  private:
-  BlobStore(std::string root, Scratch* scratch) : root_(std::move(root)), scratch_(scratch) {}
+  struct Unsynced {
+    std::mutex mutex;
+    std::vector<Digest> blobs;
+  };
+  BlobStore(std::string root, Scratch* scratch)
+      : root_(std::move(root)), scratch_(scratch), unsynced_(std::make_unique<Unsynced>()) {}
   std::string path_of(const Digest& digest) const;
   Status publish(int dir_fd, const std::string& tmp, const BlobInfo& info);
 
   std::string root_;
   Scratch* scratch_;
+  std::unique_ptr<Unsynced> unsynced_;
 };
 
 }  // namespace hm::store

@@ -425,19 +425,20 @@ class SqliteStore final : public Store {
  private:
   void commit_loop(const std::stop_token& stop) {
     BatchWriter writer(std::move(writer_));
+    std::vector<Digest> lost;  // this run goes on with them, no later one may trust them
     std::unique_lock lock(queue_mutex_);
     while (true) {
       wake_.wait(lock, [&] {
         return !queue_.empty() || stop.stop_requested() || (flushing_ > 0 && !touched_.empty());
       });
-      if (queue_.empty() && touched_.empty() && stop.stop_requested()) return;
+      if (queue_.empty() && touched_.empty() && stop.stop_requested()) break;
       std::deque<Batch> batches = std::exchange(queue_, {});
       const std::vector<Record> touched = std::exchange(touched_, {});
       busy_ = true;
       lock.unlock();
       Status status;
       const bool names_new_blobs = std::any_of(batches.begin(), batches.end(), has_new_blobs);
-      if (names_new_blobs && ::syncfs(home_fd_.get()) != 0) status = fail_errno(home_);
+      if (names_new_blobs) status = sync_blobs(lost);
       if (status) status = writer.write(batches, touched);
       spdlog::debug("store: {} batches, {} records used: {}", batches.size(), touched.size(),
                     status ? "committed" : status.error().message);
@@ -447,6 +448,17 @@ class SqliteStore final : public Store {
       if (!status && commit_status_) commit_status_ = std::move(status);
       wake_.notify_all();
     }
+    blobs_->remove(lost);
+  }
+
+  // A sync that failed may have thrown away what was to be written, and the next one succeeds all
+  // the same: `lost` gets the blobs of which that may be true.
+  Status sync_blobs(std::vector<Digest>& lost) {
+    const std::vector<Digest> blobs = blobs_->take_unsynced();
+    if (::syncfs(home_fd_.get()) == 0) return {};
+    const Error error = system_error(home_);
+    lost.insert(lost.end(), blobs.begin(), blobs.end());
+    return fail(error);
   }
 
   std::string home_;
