@@ -31,7 +31,7 @@ constexpr std::array<hm::cli::Verb, 11> kVerbs = {{
     {"export", "copy a path out of a step of the last run", hm::cli::cmd_export},
     {"render", "print a pipeline as IR", hm::cli::cmd_render},
     {"pipelines", "list the pipelines of this project", hm::cli::cmd_pipelines},
-    {"cache", "show, check or clear the store", hm::cli::cmd_cache},
+    {"cache", "show, check, prune or clear the store", hm::cli::cmd_cache},
     {"version", "print the version", cmd_version},
     {"help", "print this help", cmd_help},
 }};

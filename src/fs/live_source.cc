@@ -337,7 +337,8 @@ void LiveSource::learn(const LiveStat& stat, const Digest& digest) {
 Result<std::optional<Digest>> LiveSource::known_digest(const LiveStat& stat) {
   const auto stamp = lasting_stamp(stat);
   if (!stamp) return std::optional<Digest>{};
-  return store_.file_digest(*stamp);
+  // A stamp that is not to be had only saves nothing.
+  return store_.file_digest(*stamp).value_or(std::nullopt);
 }
 
 Result<Digest> LiveSource::digest_locked(Pin& pin, const std::string& path) {
@@ -383,6 +384,8 @@ Result<Digest> LiveSource::capture(const std::string& path) {
   HM_ASSIGN(const store::BlobInfo info, store_.blobs().put_copy(fd.get()));
   HM_TRY(check_unmoved(fd.get(), *slot.stat, rules_->display(path)));
   if (info.size != size || (slot.content && *slot.content != info.digest)) {
+    // It did not move: what the store remembered of it was wrong, and may have been used already.
+    HM_TRY(store_.drop_file_digests());
     return fail(ErrorCode::kChanged, rules_->display(path));
   }
   slot.content = info.digest;

@@ -59,16 +59,24 @@ class TrackedCache {
                             to_ns(st.st_ctim)};
   }
 
+  // Whatever is wrong with what the store remembers, git can be asked again.
+  std::optional<TrackedFiles> remembered(const store::FileStamp& identity) {
+    const auto digest = store_.file_digest(identity).value_or(std::nullopt);
+    if (!digest) return std::nullopt;
+    auto list = store_.blobs().read(*digest);
+    if (!list) return std::nullopt;
+    auto files = TrackedFiles::decode(std::move(*list));
+    if (!files) return std::nullopt;
+    return std::move(*files);
+  }
+
   Result<TrackedFiles> load() {
     if (!layout_.in_repository()) return TrackedFiles();
     const auto identity = stamp();
     const bool cacheable =
         identity && identity->device != 0 && !layout_.has_submodules && has_rested(*identity);
     if (cacheable) {
-      HM_ASSIGN(const auto known, store_.file_digest(*identity));
-      if (known) {
-        if (auto list = store_.blobs().read(*known)) return TrackedFiles::decode(std::move(*list));
-      }
+      if (auto known = remembered(*identity)) return std::move(*known);
     }
     HM_ASSIGN(TrackedFiles files, TrackedFiles::load(layout_));
     if (cacheable && stamp() == identity) {

@@ -79,6 +79,18 @@ class JsonEvents final : public EventSink {
   void step_cache_hit(const StepInfo& step, const std::string& tag, std::size_t) override {
     emit({{"kind", "step_cache_hit"}, {"step_id", step.id}, {"key", step.key}, {"tag", tag}});
   }
+  void step_verified(const StepInfo& step, const Verification& result) override {
+    Json differences = Json::array();
+    for (const auto& [path, how] : result.differences) {
+      differences.push_back({{"path", fs::printable("/" + path)}, {"how", how}});
+    }
+    emit({{"kind", "step_verified"},
+          {"step_id", step.id},
+          {"key", step.key},
+          {"same", result.outcome == Verification::Outcome::kSame},
+          {"message", result.message},
+          {"differences", std::move(differences)}});
+  }
   void step_skipped(const StepInfo& step, const std::string& reason,
                     const std::string& cause) override {
     emit({{"kind", "step_skipped"},
@@ -178,6 +190,12 @@ class HumanEvents final : public EventSink {
   void step_cache_hit(const StepInfo& step, const std::string&, std::size_t observations) override {
     const std::lock_guard lock(mutex_);
     hit_notes_[step.id] = "cached (" + std::to_string(observations) + " inputs unchanged)";
+  }
+  void step_verified(const StepInfo& step, const Verification& result) override {
+    line(step, "run again: " + result.message);
+    for (const auto& [path, how] : result.differences) {
+      line(step, "  " + fs::printable("/" + path) + ": " + how);
+    }
   }
   void step_skipped(const StepInfo& step, const std::string& reason,
                     const std::string& cause) override {

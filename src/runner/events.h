@@ -11,7 +11,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "fs/layer_diff.h"
 #include "runner/step_log.h"
 
 namespace hm::runner {
@@ -32,6 +34,13 @@ struct BuildInfo {
   std::string runner;
 };
 
+// What became of a cached step that was run again to see whether it does the same.
+struct Verification {
+  enum class Outcome { kSame, kDiffers, kFailed, kUnknown } outcome = Outcome::kSame;
+  std::string message;                           // one line
+  std::vector<fs::LayerDifference> differences;  // with kDiffers
+};
+
 class EventSink {
  public:
   virtual ~EventSink() = default;
@@ -46,6 +55,7 @@ class EventSink {
   virtual void step_output(const StepInfo&, Stream, std::string_view) {}
   virtual void step_cache_hit(const StepInfo& step, const std::string& tag,
                               std::size_t observations) = 0;
+  virtual void step_verified(const StepInfo&, const Verification&) {}
   virtual void step_skipped(const StepInfo& step, const std::string& reason,
                             const std::string& cause) = 0;
   virtual void step_end(const StepInfo& step, int exit_code, std::int64_t duration_ms,

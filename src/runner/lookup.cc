@@ -52,7 +52,7 @@ class Lookup {
       note({"its result is older than its ttl", {}, {}});
       return none;
     }
-    return load(*record, today->observations.size());
+    return load(*record, digest, today->observations.size());
   }
 
   Result<fs::Trace> read_path_set(const Digest& digest) {
@@ -61,9 +61,15 @@ class Lookup {
   }
 
   // A record that lacks a part of its result is forgotten: the step makes a new one.
-  Result<std::optional<Hit>> load(const store::Record& record, std::size_t observations) {
+  Result<std::optional<Hit>> load(const store::Record& record, const Digest& path_set,
+                                  std::size_t observations) {
+    HM_TRY(store_.claim_result(record));
+    if (record.path_set != path_set) {
+      HM_TRY(store_.drop_record(record));
+      return damaged(Error{ErrorCode::kCorrupt, 0, "a record names the wrong path set"});
+    }
     HM_ASSIGN(const auto times, store_.layer_times(record.layer));
-    if (!times || !store_.blobs().has(record.trace)) {
+    if (!times || !store_.blobs().size(record.trace)) {
       HM_TRY(store_.drop_record(record));
       return damaged(Error{ErrorCode::kCorrupt, 0,
                            times ? "a record's trace is missing" : "a layer's times are missing"});

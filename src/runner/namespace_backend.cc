@@ -155,6 +155,7 @@ class NamespaceBackend final : public Backend {
                                                const fs::StepTimes& step) {
     HM_ASSIGN(auto layer, fs::capture_upper(upper, view, step, store_.blobs()));
     HM_ASSIGN(const fs::StoredLayer stored, fs::store_layer(*layer, store_.blobs()));
+    HM_TRY(store_.claim_layer(stored.digest));
     // An equal layer that is known already keeps its times: nothing below it has to look new.
     HM_ASSIGN(const auto known, store_.layer_times(stored.digest));
     store::LayerTimes times{stored.digest, stored.mtimes, step.started_ns, now_ns()};

@@ -119,6 +119,7 @@ Status RunImpl::prepare_step(std::size_t index) {
   if (step.parent) info.parent_key = pipeline_.steps[*step.parent].key;
   node.job.command = command_of(step, options_.env);
   node.job.cache = step.cache;
+  node.job.verify = options_.verify;
   if (options_.rerun.contains(step.key)) {
     node.job.forced = "--rerun asks for it";
   } else if (options_.cache == RunOptions::Cache::kIgnore) {
@@ -426,7 +427,9 @@ ExitCode RunImpl::verdict(const std::stop_token& stop) const {
   if (stop.stop_requested()) return ExitCode::kCancelled;
   if (timed_out_) return ExitCode::kTimeout;
   if (gave_up_) return ExitCode::kFailed;
-  const bool all = std::all_of(nodes_.begin(), nodes_.end(), passed);
+  const bool all = std::all_of(nodes_.begin(), nodes_.end(), [](const Node& node) {
+    return passed(node) && !node.result.refuted;
+  });
   return all ? ExitCode::kPassed : ExitCode::kFailed;
 }
 

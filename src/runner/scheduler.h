@@ -44,6 +44,7 @@ struct RunOptions {
   std::optional<std::string> image;        // instead of every root step's own
   std::map<std::string, std::string> env;  // on top of every step's
   std::set<std::string> rerun;             // keys whose lookup is left out
+  bool verify = false;                     // run hits again and compare; exit code 1 if one differs
   enum class Cache { kUse, kIgnore } cache = Cache::kUse;
   enum class OnFailure { kStop, kKeepGoing } on_failure = OnFailure::kStop;
   unsigned parallelism = 1;

@@ -72,7 +72,8 @@ Result<StepResult> StepRunner::run_or_reuse(const StepJob& job, const fs::View& 
       }
       if (!found) return fail(std::move(found).error());
       if (auto* hit = std::get_if<Hit>(&found->outcome)) {
-        return adopt_hit(job, std::move(key), std::move(*hit));
+        return job.verify ? verify_hit(job, std::move(key), std::move(*hit), view, sources, stop)
+                          : adopt_hit(job, std::move(key), std::move(*hit));
       }
       if (round == 0) miss = std::get<Miss>(found->outcome);
       if (round == 1) break;
@@ -143,16 +144,8 @@ Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, const 
     events_.note("step '" + job.info.key + "': " + warning);
   }
 
-  const auto& failure = execution->failure;
-  if (failure && failure->kind == fs::SessionFailure::Kind::kMoved) {
-    return restart(std::move(key), failure->path);
-  }
-  if (failure && failure->kind == fs::SessionFailure::Kind::kStore) {
-    HM_TRY(drop_damaged(view));
-    StepResult result = restart(std::move(key), failure->reason);
-    result.store_damaged = true;
-    return result;
-  }
+  HM_ASSIGN(auto back, setback(*execution, key, view));
+  if (back) return std::move(*back);
   StepResult result;
   result.key = std::move(key);
   result.reason = miss.reason;
@@ -171,6 +164,93 @@ Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, const 
     // What was recorded is true of what was served; this run must not go on with it.
     return restart(std::move(result.key), *moved);
   }
+  return result;
+}
+
+// The restart that an execution asks for, if it does.
+Result<std::optional<StepResult>> StepRunner::setback(const Execution& execution,
+                                                      const StaticKey& key, const fs::View& view) {
+  const auto& failure = execution.failure;
+  if (failure && failure->kind == fs::SessionFailure::Kind::kMoved) {
+    return std::optional(restart(key, failure->path));
+  }
+  if (failure && failure->kind == fs::SessionFailure::Kind::kStore) {
+    HM_TRY(drop_damaged(view));
+    StepResult result = restart(key, failure->reason);
+    result.store_damaged = true;
+    return std::optional(std::move(result));
+  }
+  return std::optional<StepResult>{};
+}
+
+namespace {
+
+// What a step wrote to each stream, however it was cut into pieces.
+struct OutputDigest {
+  Hasher out, err;
+  void add(Stream stream, std::string_view bytes) {
+    (stream == Stream::kStdout ? out : err).update(bytes);
+  }
+  std::pair<Digest, Digest> finish() { return {out.finish(), err.finish()}; }
+};
+
+constexpr const char* kNotDeterministic =
+    "the step is not deterministic, or depends on something that is not observed (time, "
+    "randomness, the network)";
+
+Verification compare(const Execution& again, const fs::Layer& recorded, bool same_output) {
+  using Outcome = Verification::Outcome;
+  if (!again.captured && again.exit_code == 0 && again.failure) {
+    return {Outcome::kUnknown, again.failure->path + ": " + again.failure->reason, {}};
+  }
+  if (!again.captured) {
+    return {
+        Outcome::kFailed,
+        "exit " + std::to_string(again.exit_code) + ", where it had passed: " + kNotDeterministic,
+        {}};
+  }
+  auto differences = fs::layer_differences(recorded, *again.captured->layer.layer);
+  if (!differences.empty()) {
+    return {Outcome::kDiffers, std::string("what it wrote differs: ") + kNotDeterministic,
+            std::move(differences)};
+  }
+  return {Outcome::kSame,
+          same_output ? "the same result" : "the same result (but it printed something else)",
+          {}};
+}
+
+}  // namespace
+
+// The recorded result stays what it is, and is what the steps after this one start from.
+Result<StepResult> StepRunner::verify_hit(const StepJob& job, StaticKey key, Hit hit,
+                                          const fs::View& view, Sources& sources,
+                                          const std::stop_token& stop) {
+  HM_TRY(backend_.check());
+  const Digest log = hit.record.log;
+  OutputDigest now, before;
+  auto again = backend_.run(
+      view, job.command, [&](Stream stream, std::string_view bytes) { now.add(stream, bytes); },
+      stop);
+  if (!again) return fail(std::move(again).error());
+  HM_ASSIGN(auto back, setback(*again, key, view));
+  if (back) return std::move(*back);
+  HM_ASSIGN(const auto moved, moved_path(again->trace, view, sources));
+  if (moved) return restart(std::move(key), *moved);
+  if (again->cancelled) {
+    StepResult result;
+    result.outcome = StepOutcome::kCancelled;
+    result.exit_code = 130;
+    return result;
+  }
+  const auto replayed = replay_log(store_.blobs(), log, [&](Stream stream, std::string_view bytes) {
+    before.add(stream, bytes);
+  });
+  const bool same_output = replayed && now.finish() == before.finish();
+  HM_ASSIGN(StepResult result, adopt_hit(job, std::move(key), std::move(hit)));
+  const Verification verification = compare(*again, *result.layer->layer, same_output);
+  events_.step_verified(job.info, verification);
+  result.refuted = verification.outcome != Verification::Outcome::kSame;
+  result.reason += "; run again: " + verification.message;
   return result;
 }
 
@@ -196,23 +276,30 @@ Status StepRunner::record(const StepJob& job, const Execution& execution, StepRe
     const bool replaces = job.forced.has_value();
     HM_ASSIGN(const auto other, store_.find(result.key.digest, result.strong_key));
     const bool expired = other && has_expired(*other, job.cache.ttl);
+    // Of a record whose layer is lost nobody else could make a hit: ours takes its place.
+    bool adopted = false;
     if (other && !replaces && !expired) {
       // Somebody finished the same step on the same inputs first: theirs is the result.
-      HM_ASSIGN(const auto times, store_.layer_times(other->layer));
-      if (times) {
-        if (auto layer = fs::load_layer(*times, blobs)) {
-          result.layer = fs::ViewLayer{
-              other->layer, std::move(*layer), times->started_ns, times->captured_ns, {}};
-        }
-      }
+      HM_ASSIGN(adopted, adopt_layer(*other, result));
     }
-    batch.replace_records = replaces || expired;
+    batch.replace_records = replaces || expired || (other && !adopted);
     batch.records.push_back({result.key.digest, result.strong_key, result.path_set, result.trace,
                              execution.captured->layer.digest, result.log, now_ns(),
                              result.duration_ms});
   }
   store_.submit(std::move(batch));
   return {};
+}
+
+Result<bool> StepRunner::adopt_layer(const store::Record& other, StepResult& result) {
+  HM_TRY(store_.claim_result(other));
+  HM_ASSIGN(const auto times, store_.layer_times(other.layer));
+  if (!times) return false;
+  auto layer = fs::load_layer(*times, store_.blobs());
+  if (!layer) return false;
+  result.layer =
+      fs::ViewLayer{other.layer, std::move(*layer), times->started_ns, times->captured_ns, {}};
+  return true;
 }
 
 Result<std::optional<std::string>> StepRunner::moved_path(const fs::Trace& trace,

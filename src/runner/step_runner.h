@@ -39,6 +39,7 @@ struct StepResult {
   StaticKey key;
   Digest path_set, strong_key, trace, log;
   std::optional<fs::ViewLayer> layer;  // hit or ran
+  bool refuted = false;                // a hit whose step, run again, did not do the same
 };
 
 // One step as it is to be run in this run.
@@ -48,6 +49,7 @@ struct StepJob {
   CachePolicy cache;
   // Set when the lookup is to be left out: why, in one line.
   std::optional<std::string> forced;
+  bool verify = false;                     // run a hit again, and compare
   std::optional<store::RunStep> previous;  // its report in this workspace's last run
 };
 
@@ -74,8 +76,13 @@ class StepRunner {
   Result<StepResult> execute(const StepJob& job, StaticKey key, const Miss& miss,
                              const fs::View& view, Sources& sources, Fd flight,
                              const std::stop_token& stop);
+  Result<StepResult> verify_hit(const StepJob& job, StaticKey key, Hit hit, const fs::View& view,
+                                Sources& sources, const std::stop_token& stop);
+  Result<std::optional<StepResult>> setback(const Execution& execution, const StaticKey& key,
+                                            const fs::View& view);
   Result<StepResult> adopt_hit(const StepJob& job, StaticKey key, Hit hit);
   Status record(const StepJob& job, const Execution& execution, StepResult& result, Fd flight);
+  Result<bool> adopt_layer(const store::Record& other, StepResult& result);
   Result<std::optional<std::string>> moved_path(const fs::Trace& trace, const fs::View& view,
                                                 Sources& sources);
   Status drop_damaged(const fs::View& view);

@@ -5,6 +5,7 @@
 #include "fs/capture.h"
 #include "fs/trace.h"
 #include "runner/step_log.h"
+#include "store/claims.h"
 
 namespace hm::runner {
 
@@ -21,6 +22,7 @@ class MeaningCheck {
       : store_(store), sizes_(std::move(sizes)), repair_(repair), findings_(findings) {}
 
   Result<StoreTotals> run() {
+    HM_ASSIGN(const Fd held, store::hold_off_prune(store_.home()));
     HM_ASSIGN(const auto layers, store_.layers());
     for (const store::LayerTimes& times : layers) HM_TRY(check_layer(times));
     HM_ASSIGN(const auto records, store_.records());

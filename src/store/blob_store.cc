@@ -7,7 +7,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <optional>
 #include <vector>
 
 namespace hm::store {
@@ -99,14 +98,16 @@ std::optional<std::uint64_t> size_of_blob(const std::string& path) {
 }  // namespace
 
 bool BlobStore::has(const Digest& digest, std::uint64_t size) const {
-  return size_of_blob(path_of(digest)) == size;
+  return scratch_->claims().add({{ClaimKind::kBlob, digest}}) &&
+         size_of_blob(path_of(digest)) == size;
 }
 
-bool BlobStore::has(const Digest& digest) const {
-  return size_of_blob(path_of(digest)).has_value();
+std::optional<std::uint64_t> BlobStore::size(const Digest& digest) const {
+  return size_of_blob(path_of(digest));
 }
 
 Status BlobStore::publish(int dir_fd, const std::string& tmp, const BlobInfo& info) {
+  HM_TRY(scratch_->claims().add({{ClaimKind::kBlob, info.digest}}));
   // An existing file of another size is what a power cut left: the rename replaces it, like
   // anything else that is not a blob.
   if (has(info.digest, info.size)) {
@@ -123,8 +124,9 @@ Status BlobStore::publish(int dir_fd, const std::string& tmp, const BlobInfo& in
   }
   const std::string name = path.substr(shard_path.size() + 1);
   if (shard && ::renameat(dir_fd, tmp.c_str(), shard->get(), name.c_str()) == 0) {
-    const std::lock_guard lock(unsynced_->mutex);
-    unsynced_->blobs.push_back(info.digest);
+    const std::lock_guard lock(known_->mutex);
+    known_->unsynced.push_back(info.digest);
+    known_->checked.insert(info.digest);
     return {};
   }
   Error error = shard ? system_error(path) : std::move(shard).error();
@@ -135,8 +137,8 @@ Status BlobStore::publish(int dir_fd, const std::string& tmp, const BlobInfo& in
 }
 
 std::vector<Digest> BlobStore::take_unsynced() {
-  const std::lock_guard lock(unsynced_->mutex);
-  return std::exchange(unsynced_->blobs, {});
+  const std::lock_guard lock(known_->mutex);
+  return std::exchange(known_->unsynced, {});
 }
 
 void BlobStore::remove(const std::vector<Digest>& blobs) {
@@ -192,7 +194,23 @@ Result<Fd> BlobStore::open_blob(const Digest& digest, std::uint64_t expected_siz
   if (static_cast<std::uint64_t>(st.st_size) != expected_size) {
     return fail(ErrorCode::kCorrupt, "blob " + digest.hex() + " has the wrong size");
   }
+  HM_TRY(check_bytes(digest, fd.get()));
   return fd;
+}
+
+Status BlobStore::check_bytes(const Digest& digest, int fd) const {
+  {
+    const std::lock_guard lock(known_->mutex);
+    if (known_->checked.contains(digest)) return {};
+  }
+  HM_ASSIGN(const BlobInfo info, hash_fd(fd));
+  if (info.digest != digest) {
+    ::unlink(path_of(digest).c_str());
+    return fail(ErrorCode::kCorrupt, "blob " + digest.hex() + " is corrupt");
+  }
+  const std::lock_guard lock(known_->mutex);
+  known_->checked.insert(digest);
+  return {};
 }
 
 Result<std::string> BlobStore::read(const Digest& digest) const {

@@ -8,8 +8,10 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "store/scratch.h"
@@ -46,13 +48,16 @@ class BlobStore {
   Result<BlobInfo> adopt(int dir_fd, const std::string& name);
   Result<BlobInfo> adopt(const std::string& path);
 
-  // kNotFound when absent; kCorrupt when its size is not `expected_size`.
+  // kNotFound when absent; kCorrupt when its size is not `expected_size` or, looked at once in a
+  // process, its bytes are not what the name says: served, they would be recorded under that name.
+  // A corrupt blob is removed, so that the next one to put it is not told that it is there.
   Result<Fd> open_blob(const Digest& digest, std::uint64_t expected_size) const;
   // The whole blob, hashed again; kCorrupt when the bytes are not what the name says.
   Result<std::string> read(const Digest& digest) const;
+  // Claims it first: what is there now stays while this process lives (claims.h).
   bool has(const Digest& digest, std::uint64_t size) const;
-  // The same of a blob whose size nobody recorded: its name is there.
-  bool has(const Digest& digest) const;
+  // Its size, if something that looks like it is there; claims nothing.
+  std::optional<std::uint64_t> size(const Digest& digest) const;
   // Hashes it; the errors of `read`.
   Result<std::uint64_t> verified_size(const Digest& digest) const;
 
@@ -62,18 +67,21 @@ class BlobStore {
   void remove(const std::vector<Digest>& blobs);
 
  private:
-  struct Unsynced {
-    std::mutex mutex;
-    std::vector<Digest> blobs;
+  // What this process knows of the blobs.
+  struct Known {
+    std::mutex mutex;  // guards the rest
+    std::vector<Digest> unsynced;
+    std::unordered_set<Digest> checked;  // their bytes were hashed
   };
   BlobStore(std::string root, Scratch* scratch)
-      : root_(std::move(root)), scratch_(scratch), unsynced_(std::make_unique<Unsynced>()) {}
+      : root_(std::move(root)), scratch_(scratch), known_(std::make_unique<Known>()) {}
   std::string path_of(const Digest& digest) const;
+  Status check_bytes(const Digest& digest, int fd) const;
   Status publish(int dir_fd, const std::string& tmp, const BlobInfo& info);
 
   std::string root_;
   Scratch* scratch_;
-  std::unique_ptr<Unsynced> unsynced_;
+  std::unique_ptr<Known> known_;
 };
 
 }  // namespace hm::store

@@ -1,7 +1,5 @@
 #include "store/check.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,6 +7,7 @@
 #include <cstdio>
 
 #include "store/blob_store.h"
+#include "store/blob_walk.h"
 #include "store/database.h"
 #include "store/scratch.h"
 #include "store/util/fd.h"
@@ -177,76 +176,41 @@ Status check_existing(const std::string& home, const std::string& path, Repair r
 
 // --- blobs ----------------------------------------------------------------------------------
 
-struct DirCloser {
-  void operator()(DIR* dir) const { ::closedir(dir); }
-};
-
-class BlobWalk {
+class BlobCheck {
  public:
-  BlobWalk(std::string root, Repair repair, Findings& findings)
+  BlobCheck(std::string root, Repair repair, Findings& findings)
       : root_(std::move(root)), repair_(repair), findings_(findings) {}
 
   Result<BlobSizes> run() {
-    auto root = open_file(root_, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-    if (!root && root.error().errno_value == ENOENT) return BlobSizes{};
-    if (!root) return fail(std::move(root).error());
-    HM_ASSIGN(const auto shards, names_in(root->get()));
-    for (const std::string& shard : shards) {
-      const auto dir = open_at(root->get(), shard, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-      if (!is_shard(shard) || !dir) {
-        remove(root->get(), shard, shard, "is not a folder of blobs");
-        continue;
-      }
-      HM_ASSIGN(const auto names, names_in(dir->get()));
-      for (const std::string& name : names) HM_TRY(check(dir->get(), shard, name));
-    }
+    HM_TRY(walk_blobs(root_, [&](const FoundBlob& found) { return check(found); }));
     return std::move(good_);
   }
 
  private:
-  static Result<std::vector<std::string>> names_in(int dir_fd) {
-    HM_ASSIGN(Fd again, open_at(dir_fd, ".", O_RDONLY | O_DIRECTORY));
-    const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(again.get()));
-    if (!dir) return fail_errno("blobs");
-    again.release();
-    std::vector<std::string> names;
-    while (const dirent* entry = ::readdir(dir.get())) {
-      const std::string name = entry->d_name;
-      if (name != "." && name != "..") names.push_back(name);
-    }
-    return names;
-  }
-
-  static bool is_shard(const std::string& name) {
-    return name.size() == 2 && name.find_first_not_of("0123456789abcdef") == std::string::npos;
-  }
-
-  Status check(int dir_fd, const std::string& shard, const std::string& name) {
-    const std::string shown = shard + "/" + name;
-    const auto digest = Digest::from_hex(name);
-    if (!digest || !name.starts_with(shard)) {
-      remove(dir_fd, name, shown, "is not the name of a blob");
+  Status check(const FoundBlob& found) {
+    if (!found.digest) {
+      remove(found, "does not belong there");
       return {};
     }
-    const auto fd = open_blob_file(dir_fd, name);
+    const auto fd = open_blob_file(found.dir_fd, found.name);
     if (!fd && fd.error().code == ErrorCode::kNotFound) return {};  // gone meanwhile
     if (!fd && fd.error().code != ErrorCode::kCorrupt) return fail(fd.error());
     if (!fd) {
-      remove(dir_fd, name, shown, "is not a regular file");
+      remove(found, "is not a regular file");
       return {};
     }
     HM_ASSIGN(const BlobInfo info, hash_fd(fd->get()));
-    if (info.digest == *digest) {
+    if (info.digest == *found.digest) {
       good_.emplace(info.digest, info.size);
     } else {
-      remove(dir_fd, name, shown, "has other bytes than its name says");
+      remove(found, "has other bytes than its name says");
     }
     return {};
   }
 
-  void remove(int dir_fd, const std::string& name, const std::string& shown, const char* what) {
-    const bool gone = repair_ == Repair::kYes && remove_tree(dir_fd, name).has_value();
-    findings_.add(root_ + "/" + shown + ": " + what, gone);
+  void remove(const FoundBlob& found, const char* what) {
+    const bool gone = repair_ == Repair::kYes && remove_tree(found.dir_fd, found.name).has_value();
+    findings_.add(root_ + "/" + found.path + ": " + what, gone);
   }
 
   const std::string root_;
@@ -267,7 +231,7 @@ Status check_database(const std::string& home, Repair repair, Findings& findings
 }
 
 Result<BlobSizes> check_blobs(const std::string& home, Repair repair, Findings& findings) {
-  return BlobWalk(home + "/blobs", repair, findings).run();
+  return BlobCheck(home + "/blobs", repair, findings).run();
 }
 
 }  // namespace hm::store

@@ -70,12 +70,14 @@ Result<Scratch> Scratch::open(const std::string& home) {
   if (::mkdir(path.c_str(), 0700) != 0) return fail_errno(path);
   HM_ASSIGN(Fd lock, open_file(path + "/lock", O_RDWR | O_CREAT | O_EXCL, 0600));
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) return fail_errno(path);
-  return Scratch(path, std::move(lock));
+  HM_ASSIGN(auto claims, Claims::open(home, path));
+  return Scratch(path, std::move(lock), std::move(claims));
 }
 
 Scratch::Scratch(Scratch&& other) noexcept
     : path_(std::exchange(other.path_, {})),
       lock_(std::move(other.lock_)),
+      claims_(std::move(other.claims_)),
       next_(other.next_.load()) {}
 
 Scratch::~Scratch() {

@@ -5,8 +5,10 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 #include <string>
 
+#include "store/claims.h"
 #include "store/util/fd.h"
 
 namespace hm::store {
@@ -24,13 +26,16 @@ class Scratch {
   // For as long as the result is held nobody opens the store. kRefused while another process that
   // is alive has a folder here; `own` is the caller's own folder, or "".
   static Result<Fd> exclude_others(const std::string& home, const std::string& own);
+  Claims& claims() { return *claims_; }
   // A path below this folder that no other call of this process was given.
   std::string fresh(const std::string& prefix);
 
  private:
-  Scratch(std::string path, Fd lock) : path_(std::move(path)), lock_(std::move(lock)) {}
+  Scratch(std::string path, Fd lock, std::unique_ptr<Claims> claims)
+      : path_(std::move(path)), lock_(std::move(lock)), claims_(std::move(claims)) {}
   std::string path_;
   Fd lock_;
+  std::unique_ptr<Claims> claims_;
   std::atomic<unsigned> next_{0};
 };
 

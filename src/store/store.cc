@@ -24,7 +24,8 @@ namespace {
 constexpr int kKeptRuns = 20;
 
 constexpr const char* kSelectRecord =
-    "SELECT static_key,strong_key,path_set,trace,layer,log,created_ns,duration_ms FROM records ";
+    "SELECT static_key,strong_key,path_set,trace,layer,log,created_ns,duration_ms,"
+    "used_ns FROM records ";
 
 // The statements that readers use, prepared once.
 struct Readers {
@@ -72,8 +73,8 @@ LayerTimes layer_row(Stmt& row) {
 }
 
 Record record_row(Stmt& row) {
-  return Record{row.digest(0), row.digest(1), row.digest(2), row.digest(3),
-                row.digest(4), row.digest(5), row.number(6), row.number(7)};
+  return Record{row.digest(0), row.digest(1), row.digest(2), row.digest(3), row.digest(4),
+                row.digest(5), row.number(6), row.number(7), row.number(8)};
 }
 
 RunStep run_step_row(Stmt& row) {
@@ -92,6 +93,16 @@ RunStep run_step_row(Stmt& row) {
   step.duration_ms = row.number(11);
   return step;
 }
+
+constexpr const char* kDropBarePathSets = R"sql(
+DELETE FROM dropped_path_sets WHERE static_key NOT IN (SELECT static_key FROM path_sets);
+INSERT INTO dropped_path_sets(static_key, count)
+  SELECT static_key, count(*) FROM path_sets WHERE NOT EXISTS (SELECT 1 FROM records WHERE
+  records.static_key=path_sets.static_key AND records.path_set=path_sets.path_set)
+  GROUP BY static_key ON CONFLICT(static_key) DO UPDATE SET count=count+excluded.count;
+DELETE FROM path_sets WHERE NOT EXISTS (SELECT 1 FROM records WHERE
+  records.static_key=path_sets.static_key AND records.path_set=path_sets.path_set);
+)sql";
 
 constexpr const char* kRunStepColumns =
     "key,outcome,reason,components,static_key,trace,layer,log,chain,image,exit_code,duration_ms";
@@ -314,6 +325,11 @@ class SqliteStore final : public Store {
     return {};
   }
 
+  Status drop_file_digests() override {
+    const std::lock_guard lock(read_mutex_);
+    return reader_.exec("DELETE FROM files");
+  }
+
   Status drop_record(const Record& record) override {
     const std::lock_guard lock(read_mutex_);
     HM_ASSIGN(Stmt stmt, reader_.prepare("DELETE FROM records WHERE static_key=? AND "
@@ -341,6 +357,59 @@ class SqliteStore final : public Store {
     const std::lock_guard lock(read_mutex_);
     HM_ASSIGN(Stmt stmt, reader_.prepare("SELECT layer,mtimes,started_ns,captured_ns FROM layers"));
     return all_rows(stmt, layer_row);
+  }
+
+  Result<std::vector<RunNames>> run_names() override {
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(Stmt stmt, reader_.prepare("SELECT id,started_ns,trace,log,layer,chain FROM runs "
+                                         "JOIN run_steps ON runs.id=run_steps.run ORDER BY id"));
+    std::vector<RunNames> out;
+    while (true) {
+      HM_ASSIGN(const bool row, stmt.step());
+      if (!row) return out;
+      if (out.empty() || out.back().id != stmt.number(0)) {
+        out.push_back({stmt.number(0), stmt.number(1), {}, {}});
+      }
+      for (const int column : {2, 3}) out.back().blobs.push_back(stmt.digest(column));
+      out.back().layers.push_back(stmt.digest(4));
+      const std::string chain = stmt.bytes(5);
+      for (std::size_t at = 0; at + 32 <= chain.size(); at += 32) {
+        out.back().layers.push_back(Digest::from_raw(chain.substr(at, 32)).value_or(Digest{}));
+      }
+    }
+  }
+
+  Status evict(const Eviction& eviction) override {
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(Txn txn, Txn::begin(reader_));
+    HM_ASSIGN(Stmt record,
+              reader_.prepare("DELETE FROM records WHERE static_key=? AND strong_key=?"));
+    for (const Record& item : eviction.records) {
+      HM_TRY(record.bind(item.static_key, item.strong_key).run());
+    }
+    HM_ASSIGN(Stmt run, reader_.prepare("DELETE FROM runs WHERE id=?"));
+    for (const std::int64_t id : eviction.runs) HM_TRY(run.bind(id).run());
+    HM_ASSIGN(Stmt layer, reader_.prepare("DELETE FROM layers WHERE layer=?"));
+    for (const Digest& digest : eviction.layers) HM_TRY(layer.bind(digest).run());
+    // A key whose last path set goes is remembered, for a miss to say so, until the next time.
+    HM_TRY(reader_.exec(kDropBarePathSets));
+    if (eviction.files) HM_TRY(reader_.exec("DELETE FROM files"));
+    return txn.commit();
+  }
+
+  Result<Swept> sweep(const std::function<bool(const Digest&)>& keep) override {
+    return sweep_blobs(home_ + "/blobs", keep);
+  }
+
+  Status claim_layer(const Digest& layer) override {
+    return scratch_.claims().add({{ClaimKind::kLayer, layer}});
+  }
+
+  Status claim_result(const Record& record) override {
+    return scratch_.claims().add({{ClaimKind::kLayer, record.layer},
+                                  {ClaimKind::kBlob, record.path_set},
+                                  {ClaimKind::kBlob, record.trace},
+                                  {ClaimKind::kBlob, record.log}});
   }
 
   void touch(const Record& record) override {

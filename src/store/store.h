@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "store/blob_store.h"
+#include "store/blob_walk.h"
 #include "store/scratch.h"
 #include "store/util/digest.h"
 #include "store/util/fd.h"
@@ -39,6 +40,7 @@ struct Record {
   Digest log;
   std::int64_t created_ns = 0;   // CLOCK_REALTIME when the step ended
   std::int64_t duration_ms = 0;  // of the execution
+  std::int64_t used_ns = 0;      // the last time; the store's own
 };
 
 // When a layer was written; kept beside the layer's blob, which holds no times.
@@ -95,6 +97,22 @@ struct StoreStats {
   std::uint64_t blobs = 0, blob_bytes = 0, records = 0, path_sets = 0, layers = 0, files = 0;
 };
 
+// What the report of one run names.
+struct RunNames {
+  std::int64_t id = 0;
+  std::int64_t started_ns = 0;
+  std::vector<Digest> blobs;   // traces and logs
+  std::vector<Digest> layers;  // left by its steps, and below them
+};
+
+// Rows to forget.
+struct Eviction {
+  std::vector<Record> records;
+  std::vector<std::int64_t> runs;
+  std::vector<Digest> layers;
+  bool files = false;  // all digests of files
+};
+
 class Store {
  public:
   // `home` is created if missing. kRefused when it cannot be used or is newer than this program.
@@ -123,12 +141,23 @@ class Store {
                                                    const std::string& key) = 0;
   // Forgets this layer and every record whose result it is: its bytes are gone or wrong.
   virtual Status drop_layer(const Digest& layer) = 0;
+  // Forgets the digests of all files: one of them was wrong.
+  virtual Status drop_file_digests() = 0;
   virtual Status drop_record(const Record& record) = 0;
   // Forgets a path set whose blob is gone or wrong, and every record under it.
   virtual Status drop_path_set(const Digest& static_key, const Digest& path_set) = 0;
   // Everything, as of one moment; least recently used first.
   virtual Result<std::vector<Record>> records() = 0;
   virtual Result<std::vector<LayerTimes>> layers() = 0;
+  virtual Result<std::vector<RunNames>> run_names() = 0;
+  // One transaction; path sets without a record go too.
+  virtual Status evict(const Eviction& eviction) = 0;
+  // Removes every blob that `keep` does not want. The caller has stopped all claims.
+  virtual Result<Swept> sweep(const std::function<bool(const Digest&)>& keep) = 0;
+  // Says that this process relies on the layer and the blobs, see claims.h. Before it looks whether
+  // they are there.
+  virtual Status claim_layer(const Digest& layer) = 0;
+  virtual Status claim_result(const Record& record) = 0;
   virtual void touch(const Record& record) = 0;  // used now; written with the next batch
 
   // Queues the batch; returns at once. Errors are kept for `flush`.

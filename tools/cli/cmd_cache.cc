@@ -1,9 +1,11 @@
-// hm cache stats|clear|verify.
+// hm cache stats|clear|verify|prune.
 #include <array>
+#include <charconv>
 #include <iostream>
 
 #include "cli/cli.h"
 #include "fs/entry.h"
+#include "runner/prune.h"
 #include "runner/store_check.h"
 #include "store/check.h"
 
@@ -69,14 +71,51 @@ int verify(const std::string& home, const ParseResult& args) {
   return findings.clean() ? 0 : code(runner::ExitCode::kInfrastructure);
 }
 
+// 10G, 500M, 0, 4096: bytes.
+std::optional<std::uint64_t> parse_size(const std::string& text) {
+  std::uint64_t number = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc{} || end - rest > 1) return std::nullopt;
+  if (rest == end) return number;
+  const std::size_t unit = std::string_view("KMGT").find(*rest);
+  if (unit == std::string_view::npos) return std::nullopt;
+  const std::size_t shift = 10 * (unit + 1);
+  if (number > (~std::uint64_t{0} >> shift)) return std::nullopt;
+  return number << shift;
+}
+
+int prune(const std::string& home, const ParseResult& args) {
+  std::optional<std::uint64_t> max_bytes;
+  if (args.count("max-size") > 0) {
+    const auto text = args["max-size"].as<std::string>();
+    max_bytes = parse_size(text);
+    if (!max_bytes) {
+      complain("--max-size is a number of bytes, or like 500M or 10G, not '" + text + "'");
+      return code(runner::ExitCode::kUsage);
+    }
+  }
+  const auto store = store::Store::open(home);
+  if (!store) return report(store.error());
+  const auto pruned = runner::prune(**store, max_bytes);
+  if (!pruned) return report(pruned.error());
+  std::cout << "removed " << pruned->records << " records, " << pruned->runs << " reports, "
+            << pruned->layers << " layers, " << pruned->blobs.blobs << " blobs ("
+            << pruned->blobs.bytes << " bytes); kept " << pruned->kept_bytes << " bytes\n"
+            << std::flush;
+  return 0;
+}
+
 struct Action {
   const char* name;
   const char* option;  // the only one that it takes besides --help, or null
   int (*run)(const std::string& home, const ParseResult& args);
 };
-constexpr std::array<Action, 3> kActions = {
-    {{"stats", nullptr, stats}, {"clear", nullptr, clear}, {"verify", "repair", verify}}};
-constexpr std::array<const char*, 1> kOptions = {"repair"};
+constexpr std::array<Action, 4> kActions = {{{"stats", nullptr, stats},
+                                             {"clear", nullptr, clear},
+                                             {"verify", "repair", verify},
+                                             {"prune", "max-size", prune}}};
+constexpr std::array<const char*, 2> kOptions = {"repair", "max-size"};
 
 int run_action(const Action& action, const ParseResult& args) {
   for (const char* option : kOptions) {
@@ -92,12 +131,14 @@ int run_action(const Action& action, const ParseResult& args) {
 }  // namespace
 
 int cmd_cache(const Arguments& arguments) {
-  cxxopts::Options options("hm cache", "Show, check or clear the store");
+  cxxopts::Options options("hm cache", "Show, check, prune or clear the store");
   auto add = options.add_options();
-  add("action", "stats, clear or verify", cxxopts::value<std::string>());
+  add("action", "stats, clear, verify or prune", cxxopts::value<std::string>());
   add("repair", "verify: take away what is damaged");
   options.parse_positional({"action"});
-  options.positional_help("stats|clear|verify");
+  add("max-size", "prune: forget the oldest until it fits (500M, 10G)",
+      cxxopts::value<std::string>());
+  options.positional_help("stats|clear|verify|prune");
   const auto parsed = parse(options, arguments);
   if (!parsed) return report(parsed.error());
   if (!*parsed) return 0;
@@ -106,7 +147,7 @@ int cmd_cache(const Arguments& arguments) {
   for (const Action& action : kActions) {
     if (wanted == action.name) return run_action(action, **parsed);
   }
-  complain("say hm cache stats, hm cache clear or hm cache verify");
+  complain("say hm cache stats, clear, verify or prune");
   return code(runner::ExitCode::kUsage);
 }
 

@@ -31,6 +31,7 @@ cxxopts::Options run_options() {
   add("e,env", "K=V in every step's environment", cxxopts::value<Strings>());
   add("step", "only this step and its ancestors", cxxopts::value<Strings>());
   add("rerun", "run this step even if it is cached", cxxopts::value<Strings>());
+  add("verify", "run what is cached again, and say what differs");
   add("dry-run", "say what would run, and why");
   add("parallelism", "steps at once (default: cores)", cxxopts::value<int>());
   add("k,keep-going", "go on after a failure");
@@ -95,6 +96,7 @@ Result<runner::RunOptions> options_of(const cxxopts::ParseResult& args,
     if (!known) return fail(ErrorCode::kNotFound, "--rerun: there is no step '" + key + "'");
     options.rerun.insert(key);
   }
+  options.verify = args.count("verify") > 0;
   if (args.count("no-cache") > 0) options.cache = runner::RunOptions::Cache::kIgnore;
   if (args.count("keep-going") > 0) {
     options.on_failure = runner::RunOptions::OnFailure::kKeepGoing;
