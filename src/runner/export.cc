@@ -61,11 +61,9 @@ class Exporter {
     HM_ASSIGN(const Fd out, open_file(dest, O_WRONLY | O_CREAT | O_EXCL, 0600));
     if (node.entry.size > 0) {
       HM_ASSIGN(const Fd in, store_.blobs().open_blob(digest, node.entry.size));
-      for (off_t offset = 0; offset < static_cast<off_t>(node.entry.size);) {
-        const ssize_t n = ::copy_file_range(in.get(), &offset, out.get(), nullptr, 1 << 30, 0);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return fail_errno(dest);
-        if (n == 0) return fail(ErrorCode::kCorrupt, "/" + node.path + ": its blob is too short");
+      HM_ASSIGN(const std::uint64_t copied, copy_bytes(in.get(), out.get()));
+      if (copied != node.entry.size) {
+        return fail(ErrorCode::kCorrupt, "/" + node.path + ": its blob has another size");
       }
     }
     // setuid bits do not leave the sandbox: the exported file belongs to another user.

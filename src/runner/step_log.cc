@@ -1,8 +1,9 @@
 #include "runner/step_log.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
-#include <array>
+#include <algorithm>
 
 namespace hm::runner {
 
@@ -10,6 +11,40 @@ namespace {
 constexpr std::string_view kMagic = "hmlog001";
 // A line without an end must not fill the memory: it is cut here.
 constexpr std::size_t kLongestLine = std::size_t{1} << 20;
+constexpr std::size_t kFrameHead = 5;
+// A longer frame, which we never write, is given out in pieces.
+constexpr std::size_t kLongestPiece = std::size_t{1} << 20;
+
+// Reads a log from its start, with no more of it in memory than is asked for at once.
+class LogReader {
+ public:
+  explicit LogReader(const Fd& fd) : fd_(fd) {}
+
+  // The next `size` bytes, less at the end; valid until the next call.
+  Result<std::string_view> take(std::size_t size) {
+    while (held_.size() - at_ < size) {
+      held_.erase(0, std::exchange(at_, 0));
+      const std::size_t had = held_.size();
+      held_.resize(had + std::max(size, kChunk));
+      const ssize_t n = ::pread(fd_.get(), held_.data() + had, held_.size() - had, offset_);
+      held_.resize(had + static_cast<std::size_t>(std::max<ssize_t>(n, 0)));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return fail_errno("log");
+      if (n == 0) break;
+      offset_ += n;
+    }
+    const auto out = std::string_view(held_).substr(at_, size);
+    at_ += out.size();
+    return out;
+  }
+
+ private:
+  static constexpr std::size_t kChunk = std::size_t{256} * 1024;
+  const Fd& fd_;
+  off_t offset_ = 0;  // read so far
+  std::string held_;
+  std::size_t at_ = 0;  // given out of held_
+};
 }  // namespace
 
 Result<StepLog> StepLog::create(store::Scratch& scratch) {
@@ -38,21 +73,27 @@ Result<Digest> StepLog::finish(store::BlobStore& blobs) {
 
 Status replay_log(const store::BlobStore& blobs, const Digest& log,
                   const std::function<void(Stream, std::string_view)>& frame) {
-  HM_ASSIGN(const std::string data, blobs.read(log));
-  std::string_view rest = data;
-  if (!rest.starts_with(kMagic)) return fail(ErrorCode::kCorrupt, "log: unknown format");
-  rest.remove_prefix(kMagic.size());
-  while (!rest.empty()) {
-    if (rest.size() < 5 || (rest[0] != 1 && rest[0] != 2)) {
+  HM_ASSIGN(const Fd fd, blobs.open_checked(log));
+  LogReader reader(fd);
+  HM_ASSIGN(const std::string_view magic, reader.take(kMagic.size()));
+  if (magic != kMagic) return fail(ErrorCode::kCorrupt, "log: unknown format");
+  while (true) {
+    HM_ASSIGN(const std::string_view head, reader.take(kFrameHead));
+    if (head.empty()) return {};
+    if (head.size() < kFrameHead || (head[0] != 1 && head[0] != 2)) {
       return fail(ErrorCode::kCorrupt, "log: malformed");
     }
-    std::size_t size = 0;
-    for (std::size_t i = 4; i > 0; --i) size = size << 8 | static_cast<unsigned char>(rest[i]);
-    if (size > rest.size() - 5) return fail(ErrorCode::kCorrupt, "log: malformed");
-    frame(static_cast<Stream>(rest[0]), rest.substr(5, size));
-    rest.remove_prefix(5 + size);
+    const auto stream = static_cast<Stream>(head[0]);
+    std::size_t left = 0;
+    for (std::size_t i = 4; i > 0; --i) left = left << 8 | static_cast<unsigned char>(head[i]);
+    do {
+      const std::size_t wanted = std::min(left, kLongestPiece);
+      HM_ASSIGN(const std::string_view piece, reader.take(wanted));
+      if (piece.size() < wanted) return fail(ErrorCode::kCorrupt, "log: malformed");
+      frame(stream, piece);
+      left -= wanted;
+    } while (left > 0);
   }
-  return {};
 }
 
 void LineSplitter::add(Stream stream, std::string_view bytes) {

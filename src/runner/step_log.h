@@ -28,7 +28,8 @@ class StepLog {
   Fd fd_;
 };
 
-// Calls `frame` for each stored frame. kCorrupt when the blob is not a log.
+// Calls `frame` for each stored frame, reading as it goes. kCorrupt when the blob is not a log, or
+// damaged: then nothing was given out.
 Status replay_log(const store::BlobStore& blobs, const Digest& log,
                   const std::function<void(Stream, std::string_view)>& frame);
 

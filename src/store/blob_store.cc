@@ -1,9 +1,7 @@
 #include "store/blob_store.h"
 
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <linux/openat2.h>
-#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -16,19 +14,6 @@ namespace {
 constexpr std::size_t kChunk = std::size_t{256} * 1024;
 // No trace, layer or log is larger; something planted in its place must not fill the memory.
 constexpr off_t kLargestRead = off_t{1} << 31;
-
-Status copy_range(int from, int to) {
-  if (::ioctl(to, FICLONE, from) == 0) return {};
-  std::vector<char> buffer(kChunk);
-  for (off_t offset = 0;;) {
-    const ssize_t n = ::pread(from, buffer.data(), buffer.size(), offset);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail_errno("read");
-    if (n == 0) return {};
-    HM_TRY(write_all(to, {buffer.data(), static_cast<std::size_t>(n)}));
-    offset += n;
-  }
-}
 
 Result<Fd> open_no_symlinks(int dir_fd, const std::string& path, int flags) {
   open_how how{};
@@ -162,7 +147,8 @@ Result<Digest> BlobStore::put(std::string_view data) {
 Result<BlobInfo> BlobStore::put_copy(int fd) {
   const std::string tmp = scratch_->fresh("blob");
   HM_ASSIGN(const Fd out, open_file(tmp, O_RDWR | O_CREAT | O_EXCL, 0600));
-  auto status = copy_range(fd, out.get());
+  const auto copied = copy_bytes(fd, out.get());
+  Status status = copied ? Status{} : Status(fail(copied.error()));
   if (status) {
     // What was copied is hashed, not what was read: the name is right even if the source moves.
     HM_ASSIGN(const BlobInfo info, hash_fd(out.get()));
@@ -213,6 +199,16 @@ Status BlobStore::check_bytes(const Digest& digest, int fd) const {
   return {};
 }
 
+Result<Fd> BlobStore::open_checked(const Digest& digest, std::uint64_t* size) const {
+  HM_ASSIGN(Fd fd, open_blob_file(AT_FDCWD, path_of(digest)));
+  HM_ASSIGN(const BlobInfo info, hash_fd(fd.get()));
+  if (info.digest != digest) {
+    return fail(ErrorCode::kCorrupt, "blob " + digest.hex() + " is corrupt");
+  }
+  if (size != nullptr) *size = info.size;
+  return fd;
+}
+
 Result<std::string> BlobStore::read(const Digest& digest) const {
   HM_ASSIGN(const Fd fd, open_blob_file(AT_FDCWD, path_of(digest)));
   struct stat st {};
@@ -228,10 +224,9 @@ Result<std::string> BlobStore::read(const Digest& digest) const {
 }
 
 Result<std::uint64_t> BlobStore::verified_size(const Digest& digest) const {
-  HM_ASSIGN(const Fd fd, open_blob_file(AT_FDCWD, path_of(digest)));
-  HM_ASSIGN(const BlobInfo info, hash_fd(fd.get()));
-  if (info.digest == digest) return info.size;
-  return fail(ErrorCode::kCorrupt, "blob " + digest.hex() + " is corrupt");
+  std::uint64_t size = 0;
+  HM_TRY(open_checked(digest, &size));
+  return size;
 }
 
 }  // namespace hm::store

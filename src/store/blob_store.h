@@ -54,6 +54,8 @@ class BlobStore {
   Result<Fd> open_blob(const Digest& digest, std::uint64_t expected_size) const;
   // The whole blob, hashed again; kCorrupt when the bytes are not what the name says.
   Result<std::string> read(const Digest& digest) const;
+  // The same for a blob of any size, which is hashed without being held; at its start.
+  Result<Fd> open_checked(const Digest& digest, std::uint64_t* size = nullptr) const;
   // Claims it first: what is there now stays while this process lives (claims.h).
   bool has(const Digest& digest, std::uint64_t size) const;
   // Its size, if something that looks like it is there; claims nothing.

@@ -70,6 +70,30 @@ TEST_F(StepLogTest, RefusesWhatIsNoLog) {
   EXPECT_EQ(replay(digest_of("missing")).error().code, ErrorCode::kNotFound);
 }
 
+TEST_F(StepLogTest, LongFrameComesInPieces) {
+  const std::size_t size = (std::size_t{3} << 20) + 7;
+  std::string text("hmlog001\1", 9);
+  for (int shift = 0; shift < 32; shift += 8) text.push_back(static_cast<char>(size >> shift));
+  text.append(size, 'x');
+  text.append("\2\1\0\0\0y", 6);
+  const Frames frames = must(replay(must(blobs_.put(text))));
+  ASSERT_EQ(frames.size(), 5U);
+  std::size_t total = 0;
+  for (const auto& [stream, bytes] : frames) total += bytes.size();
+  EXPECT_EQ(total, size + 1);
+  EXPECT_EQ(frames.back(), (Frames::value_type{Stream::kStderr, "y"}));
+}
+
+TEST_F(StepLogTest, GivesNothingOutOfADamagedLog) {
+  StepLog log = must(StepLog::create(scratch_));
+  must(log.append(Stream::kStdout, "text"));
+  const Digest digest = must(log.finish(blobs_));
+  const std::string path = temp_ / ("blobs/" + digest.hex().substr(0, 2) + "/" + digest.hex());
+  std::filesystem::remove(path);
+  write_file(path, std::string("hmlog001\1\4\0\0\0tex!", 17));
+  EXPECT_EQ(replay(digest).error().code, ErrorCode::kCorrupt);
+}
+
 // --- lines
 
 Frames split(const Frames& frames, bool finish = true) {

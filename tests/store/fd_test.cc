@@ -1,6 +1,7 @@
 #include "store/util/fd.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "test_support.h"
@@ -86,6 +87,39 @@ TEST(MakeDirectories, IsIdempotentAndRefusesAFile) {
   write_file(temp / "f", "");
   EXPECT_FALSE(make_directories(temp / "f", 0700));
   EXPECT_FALSE(make_directories(temp / "f/x", 0700));
+}
+
+TEST(CopyBytes, WorksFromOneFilesystemToAnother) {
+  TempDir temp;
+  const Fd proc = must(open_file("/proc/self/status", O_RDONLY));
+  const Fd out = must(open_file(temp / "f", O_RDWR | O_CREAT, 0600));
+  EXPECT_GT(must(copy_bytes(proc.get(), out.get())), 100U);
+  EXPECT_TRUE(slurp(temp / "f").starts_with("Name:"));
+  write_file(temp / "big", std::string(700'000, 'x') + "end");
+  const Fd big = must(open_file(temp / "big", O_RDONLY));
+  const Fd copy = must(open_file(temp / "copy", O_RDWR | O_CREAT, 0600));
+  EXPECT_EQ(must(copy_bytes(big.get(), copy.get())), 700'003U);
+  EXPECT_EQ(slurp(temp / "copy"), slurp(temp / "big"));
+}
+
+// Ten thousand levels, one branch of them read-only, with few descriptors.
+TEST(RemoveTree, RemovesWhatIsTooDeepForDescriptorsAndStack) {
+  TempDir temp;
+  rlimit before{};
+  must_be_zero(::getrlimit(RLIMIT_NOFILE, &before), "getrlimit");
+  rlimit few = before;
+  few.rlim_cur = 256;
+  must_be_zero(::setrlimit(RLIMIT_NOFILE, &few), "setrlimit");
+  write_file(temp / "t/.hm-deep-0/x", "taken");
+  Fd at = must(open_file(temp / "t", O_RDONLY | O_DIRECTORY));
+  for (int i = 0; i < 10'000; ++i) {
+    must_be_zero(::mkdirat(at.get(), "d", 0700), "mkdirat");
+    must_be_zero(::mkdirat(at.get(), "sibling", 0500), "mkdirat");
+    at = must(open_at(at.get(), "d", O_RDONLY | O_DIRECTORY));
+  }
+  must(remove_tree(AT_FDCWD, temp / "t"));
+  EXPECT_FALSE(exists(temp / "t"));
+  must_be_zero(::setrlimit(RLIMIT_NOFILE, &before), "setrlimit");
 }
 
 TEST(RemoveTree, RemovesEverythingAndAbsentIsSuccess) {

@@ -2,6 +2,8 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -9,6 +11,10 @@
 #include <memory>
 
 namespace hm {
+
+namespace {
+constexpr std::size_t kCopyChunk = std::size_t{256} * 1024;
+}  // namespace
 
 Fd& Fd::operator=(Fd&& other) noexcept {
   if (this != &other) {
@@ -78,6 +84,22 @@ Status write_all(int fd, std::string_view data) {
   return {};
 }
 
+Result<std::uint64_t> copy_bytes(int from, int to) {
+  struct stat st {};
+  if (::ioctl(to, FICLONE, from) == 0 && ::fstat(to, &st) == 0) {
+    return static_cast<std::uint64_t>(st.st_size);
+  }
+  std::vector<char> buffer(kCopyChunk);
+  for (off_t offset = 0;;) {
+    const ssize_t n = ::pread(from, buffer.data(), buffer.size(), offset);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno("read");
+    if (n == 0) return static_cast<std::uint64_t>(offset);
+    HM_TRY(write_all(to, {buffer.data(), static_cast<std::size_t>(n)}));
+    offset += n;
+  }
+}
+
 Status write_file_atomically(const std::string& path, std::string_view data, mode_t mode) {
   const std::string tmp = path + ".tmp" + std::to_string(::getpid());
   HM_ASSIGN(const Fd fd, open_file(tmp, O_WRONLY | O_CREAT | O_TRUNC, mode));
@@ -117,43 +139,79 @@ bool is_mount_point(int dir_fd, const std::string& name) {
          (st.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
 }
 
-Status remove_children(Fd dir_fd) {
-  const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(dir_fd.get()));
-  if (!dir) return fail_errno("opendir");
-  const int fd = dir_fd.release();
-  while (const dirent* entry = ::readdir(dir.get())) {
-    const std::string name = entry->d_name;
-    if (name == "." || name == "..") continue;
-    if (::unlinkat(fd, name.c_str(), 0) == 0 || errno == ENOENT) continue;
-    // A directory that its owner may not write, as Go's module cache has.
-    if (errno == EACCES && ::fchmod(fd, 0700) == 0 && ::unlinkat(fd, name.c_str(), 0) == 0)
-      continue;
-    if (errno != EISDIR && errno != EPERM) return fail_errno(name);
-    HM_TRY(remove_tree(fd, name));
+// Removes one tree. A descent holds one descriptor a level, so it goes only so deep: what is deeper
+// is moved to the top first, and removed from there.
+class TreeRemoval {
+ public:
+  Status remove(int dir_fd, const std::string& name, int depth) {
+    if (is_mount_point(dir_fd, name)) return fail(system_error(name, EBUSY));
+    const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+    auto child = open_at(dir_fd, name, flags);
+    if (!child && child.error().errno_value == EACCES) {
+      (void)::fchmodat(dir_fd, name.c_str(), 0700, 0);
+      child = open_at(dir_fd, name, flags);
+    }
+    if (!child && child.error().errno_value == ENOENT) return {};
+    if (!child && child.error().errno_value == ENOTDIR) {
+      return ::unlinkat(dir_fd, name.c_str(), 0) == 0 ? Status{} : Status(fail_errno(name));
+    }
+    if (!child) return fail(std::move(child).error());
+    if (depth == 0) top_ = child->get();
+    HM_TRY(remove_children(child->get(), depth));
+    if (::unlinkat(dir_fd, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
+      return fail_errno(name);
+    }
+    return {};
   }
-  return {};
-}
+
+ private:
+  static constexpr int kDeepest = 64;
+
+  Status remove_children(int fd, int depth) {
+    unsigned moved = 0;
+    do {
+      moved = moved_;
+      HM_TRY(remove_names(fd, depth));
+    } while (depth == 0 && moved != moved_);  // a listing need not show what came meanwhile
+    return {};
+  }
+
+  Status remove_names(int fd, int depth) {
+    HM_ASSIGN(Fd listing, open_at(fd, ".", O_RDONLY | O_DIRECTORY));
+    const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(listing.get()));
+    if (!dir) return fail_errno("opendir");
+    listing.release();
+    while (const dirent* entry = ::readdir(dir.get())) {
+      const std::string name = entry->d_name;
+      if (name == "." || name == "..") continue;
+      if (::unlinkat(fd, name.c_str(), 0) == 0 || errno == ENOENT) continue;
+      // A directory that its owner may not write, as Go's module cache has.
+      if (errno == EACCES && ::fchmod(fd, 0700) == 0 && ::unlinkat(fd, name.c_str(), 0) == 0)
+        continue;
+      if (errno != EISDIR && errno != EPERM) return fail_errno(name);
+      HM_TRY(depth < kDeepest ? remove(fd, name, depth + 1) : move_up(fd, name));
+    }
+    return {};
+  }
+
+  Status move_up(int fd, const std::string& name) {
+    (void)::fchmodat(fd, name.c_str(), 0700, 0);  // its ".." changes: it has to be writable
+    while (true) {
+      const std::string up = ".hm-deep-" + std::to_string(moved_++);
+      if (::renameat(fd, name.c_str(), top_, up.c_str()) == 0) return {};
+      const bool taken = errno == EEXIST || errno == ENOTEMPTY || errno == ENOTDIR;
+      if (!taken) return fail_errno(name);
+    }
+  }
+
+  int top_ = -1;
+  unsigned moved_ = 0;  // names used at the top
+};
 
 }  // namespace
 
 Status remove_tree(int dir_fd, const std::string& name) {
-  if (is_mount_point(dir_fd, name)) return fail(system_error(name, EBUSY));
-  const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
-  auto child = open_at(dir_fd, name, flags);
-  if (!child && child.error().errno_value == EACCES) {
-    (void)::fchmodat(dir_fd, name.c_str(), 0700, 0);
-    child = open_at(dir_fd, name, flags);
-  }
-  if (!child && child.error().errno_value == ENOENT) return {};
-  if (!child && child.error().errno_value == ENOTDIR) {
-    return ::unlinkat(dir_fd, name.c_str(), 0) == 0 ? Status{} : Status(fail_errno(name));
-  }
-  if (!child) return fail(std::move(child).error());
-  HM_TRY(remove_children(std::move(*child)));
-  if (::unlinkat(dir_fd, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
-    return fail_errno(name);
-  }
-  return {};
+  return TreeRemoval().remove(dir_fd, name, 0);
 }
 
 Result<std::string> read_link_at(int dir_fd, const std::string& path) {

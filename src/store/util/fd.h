@@ -43,12 +43,16 @@ Result<Fd> open_at(int dir_fd, const std::string& path, int flags, mode_t mode =
 Result<std::string> read_all(int fd);
 Result<std::string> read_file(const std::string& path);
 Status write_all(int fd, std::string_view data);
+// Copies a whole file into an empty one, on whatever filesystem: a reflink where there are such.
+// Returns how many bytes there were.
+Result<std::uint64_t> copy_bytes(int from, int to);
 // Temporary name in the same directory, then rename: readers see the old file or the whole new one.
 Status write_file_atomically(const std::string& path, std::string_view data, mode_t mode);
 
 // mkdir -p; existing directories are success.
 Status make_directories(const std::string& path, mode_t mode);
-// Removes a tree without following symlinks and without crossing mounts; absent is success.
+// Removes a tree without following symlinks and without crossing mounts; absent is success. However
+// deep it is, few descriptors and little stack are used.
 Status remove_tree(int dir_fd, const std::string& name);
 
 // readlink(2) of any length; an empty path reads the link that an O_PATH descriptor names.
