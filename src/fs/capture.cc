@@ -16,6 +16,9 @@ namespace hm::fs {
 
 namespace {
 
+// Each takes a descriptor, and a part of the stack.
+constexpr std::ptrdiff_t kMostLevels = 2048;
+
 struct DirCloser {
   void operator()(DIR* dir) const { ::closedir(dir); }
 };
@@ -177,6 +180,10 @@ class Capture {
       return fail_errno("/" + path);
     }
     if (S_ISDIR(st.st_mode)) {
+      if (std::count(path.begin(), path.end(), '/') >= kMostLevels) {
+        return fail(ErrorCode::kIo, "/" + path.substr(0, 40) + "...: nested deeper than " +
+                                        std::to_string(kMostLevels) + " directories");
+      }
       auto fd = open_at(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
       if (!fd) return fail(std::move(fd).error().in("/" + path));
       return directory(fd->get(), path, std::move(lower));
