@@ -29,6 +29,7 @@ struct Command {
   std::map<std::string, std::string> env;
   std::string cwd;  // below /workspace, "" = /workspace
   Network network = Network::kHost;
+  Limits limits;
   std::optional<std::chrono::milliseconds> timeout;
   std::vector<std::string> on_change;  // observed before the command runs
 };
@@ -43,6 +44,7 @@ struct Execution {
   int exit_code = 0;       // 128 + n for a signal
   bool timed_out = false;  // its own timeout; exit_code is 124 then
   bool cancelled = false;
+  bool over_memory = false;  // it was killed for that; exit_code is 137 then
   std::chrono::milliseconds duration{0};
   fs::Trace trace;
   std::optional<fs::SessionFailure> failure;

@@ -328,6 +328,10 @@ class Reader {
   Status read_runner(const Value& value, Step& out);
   Status read_cwd(const Value& value, Step& out);
   Status read_network(const Value& value, Step& out);
+  Status read_memory(const Value& value, Step& out);
+  Status read_pids(const Value& value, Step& out);
+  Result<std::uint64_t> number_of(const Value& value, std::string_view what, std::uint64_t least,
+                                  std::uint64_t most) const;
   Status read_continue(const Value& value, Step& out);
 
   Status read_policy(const Value& cache, CachePolicy& out);
@@ -360,6 +364,8 @@ const Reader::StepField Reader::kStepFields[] = {
     {"runner", &Reader::read_runner},
     {"cwd", &Reader::read_cwd},
     {"network", &Reader::read_network},
+    {"memory_bytes", &Reader::read_memory},
+    {"pids", &Reader::read_pids},
     {"continue_on_failure", &Reader::read_continue},
 };
 
@@ -713,6 +719,24 @@ Status Reader::read_cwd(const Value& value, Step& out) {
   return {};
 }
 
+Result<std::uint64_t> Reader::number_of(const Value& value, std::string_view what,
+                                        std::uint64_t least, std::uint64_t most) const {
+  const std::uint64_t number = value.kind == Kind::kInteger ? value.integer : 0;
+  if (number >= least && number <= most) return number;
+  return refuse(value, std::string(what) + " must be a whole number from " + std::to_string(least) +
+                           " to " + std::to_string(most) + ", not " + describe(value));
+}
+
+Status Reader::read_memory(const Value& value, Step& out) {
+  HM_ASSIGN(out.limits.memory, number_of(value, "memory_bytes", kLeastMemory, kMostMemory));
+  return {};
+}
+
+Status Reader::read_pids(const Value& value, Step& out) {
+  HM_ASSIGN(out.limits.pids, number_of(value, "pids", 1, kMostPids));
+  return {};
+}
+
 Status Reader::read_network(const Value& value, Step& out) {
   HM_ASSIGN(const std::string network, text_of(value, "network"));
   if (network != "host" && network != "none") {
@@ -845,6 +869,8 @@ Json step_to_json(const Step& step) {
   if (!step.cwd.empty()) out["cwd"] = step.cwd;
   if (step.timeout) out["timeout_seconds"] = whole_seconds(*step.timeout);
   if (step.network == Network::kNone) out["network"] = "none";
+  if (step.limits.memory) out["memory_bytes"] = *step.limits.memory;
+  if (step.limits.pids) out["pids"] = *step.limits.pids;
   if (step.continue_on_failure) out["continue_on_failure"] = true;
   if (step.cache != CachePolicy{}) out["cache"] = policy_to_json(step.cache);
   return out;

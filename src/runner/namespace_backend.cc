@@ -104,7 +104,9 @@ class NamespaceBackend final : public Backend {
     HM_ASSIGN(const auto files, host_files(dir));
     const std::int64_t started_ns = start_after(view);
     const auto started = std::chrono::steady_clock::now();
-    auto exit = run_sandboxed(bubblewrap_, overlay.root(), files, command, output, stop);
+    const std::optional<Cgroup> cgroup = cgroup_for(command.limits, execution.warnings);
+    auto exit = run_sandboxed(bubblewrap_, overlay.root(), files, command,
+                              cgroup ? &*cgroup : nullptr, output, stop);
     overlay.unmount();
     session->stop();
     execution.failure = session->failure();
@@ -121,6 +123,8 @@ class NamespaceBackend final : public Backend {
     execution.exit_code = exit->exit_code;
     execution.timed_out = exit->timed_out;
     execution.cancelled = exit->cancelled;
+    execution.over_memory = exit->over_memory;
+    if (cgroup && cgroup->over_pids()) note_over_pids(*command.limits.pids, execution);
     const bool succeeded = exit->exit_code == 0 && !exit->timed_out && !exit->cancelled;
     // An incomplete observation log makes the result unfit for the cache, not for this run.
     const bool usable =
@@ -130,6 +134,25 @@ class NamespaceBackend final : public Backend {
       HM_ASSIGN(execution.captured, capture(overlay.upper(), view, times));
     }
     return execution;
+  }
+
+  // Without a cgroup the step runs all the same: a limit does not make its result another one.
+  static std::optional<Cgroup> cgroup_for(const Limits& limits,
+                                          std::vector<std::string>& warnings) {
+    if (!limits.any()) return std::nullopt;
+    auto cgroup = Cgroup::create(limits);
+    if (cgroup) return std::move(*cgroup);
+    warnings.push_back("its limits are not enforced: " + cgroup.error().message);
+    return std::nullopt;
+  }
+
+  // What a program does that cannot fork depends on the moment: no result to keep.
+  static void note_over_pids(std::uint64_t pids, Execution& execution) {
+    const std::string reached = "reached its limit of " + std::to_string(pids) + " processes";
+    execution.warnings.push_back(reached);
+    if (execution.failure) return;
+    execution.failure =
+        fs::SessionFailure{fs::SessionFailure::Kind::kIncomplete, "pids", "it " + reached};
   }
 
   // A live path that moves while it is observed is a failure of the attempt, not of the machine.

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "runner/step_limits.h"
 #include "store/util/result.h"
 
 namespace hm::runner {
@@ -38,6 +39,7 @@ struct Step {
   std::optional<std::chrono::milliseconds> timeout;
   CachePolicy cache;
   Network network = Network::kHost;
+  Limits limits;
   std::optional<std::size_t> parent;  // index of the step whose filesystem this one starts from
   std::vector<std::size_t> after;     // order only; sorted, without the parent
   bool continue_on_failure = false;   // runs even if a step in `after` failed (flat `wait`)

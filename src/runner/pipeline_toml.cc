@@ -34,6 +34,9 @@ constexpr std::pair<std::string_view, std::string_view> kOtherWords[] = {
     {"id", "key"},
     {"name", "key"},
     {"timeout_seconds", "timeout"},
+    {"mem_limit", "memory"},
+    {"memory_limit", "memory"},
+    {"pids_limit", "pids"},
     {"steps", "step"},
 };
 
@@ -140,6 +143,8 @@ class Reader {
   Status read_cache(const toml::node& node, Step& out);
   Status read_timeout(const toml::node& node, Step& out);
   Status read_network(const toml::node& node, Step& out);
+  Status read_memory(const toml::node& node, Step& out);
+  Status read_pids(const toml::node& node, Step& out);
   Status read_label(const toml::node& node, Step& out);
   Status read_image(const toml::node& node, Step& out);
 
@@ -180,6 +185,8 @@ const Reader::StepField Reader::kStepFields[] = {
     {"cache", &Reader::read_cache},
     {"timeout", &Reader::read_timeout},
     {"network", &Reader::read_network},
+    {"memory", &Reader::read_memory},
+    {"pids", &Reader::read_pids},
     {"label", &Reader::read_label},
     {"image", &Reader::read_image},
 };
@@ -384,6 +391,24 @@ Status Reader::read_network(const toml::node& node, Step& out) {
                   "there is no network " + in_quotes(network) + "; write \"host\" or \"none\"");
   }
   out.network = network == "none" ? Network::kNone : Network::kHost;
+  return {};
+}
+
+Status Reader::read_memory(const toml::node& node, Step& out) {
+  HM_ASSIGN(const std::string text, text_of(node, "memory", "memory = \"512M\" (or K, G, T)"));
+  auto memory = parse_memory(text);
+  if (!memory) return refuse(node, "memory " + memory.error().message);
+  out.limits.memory = *memory;
+  return {};
+}
+
+Status Reader::read_pids(const toml::node& node, Step& out) {
+  const auto number = node.is_integer() ? node.value<std::int64_t>() : std::nullopt;
+  if (!number || *number < 1 || *number > static_cast<std::int64_t>(kMostPids)) {
+    return refuse(node, "pids must be a whole number from 1 to " + std::to_string(kMostPids) +
+                            "; write pids = 200");
+  }
+  out.limits.pids = static_cast<std::uint64_t>(*number);
   return {};
 }
 

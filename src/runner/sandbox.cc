@@ -32,6 +32,9 @@ using Clock = std::chrono::steady_clock;
 // How long a stopped step may take to end by itself after TERM.
 constexpr std::chrono::seconds kGrace{3};
 
+// How often a cgroup is asked whether the kernel has ended a process in it.
+constexpr int kLookEveryMs = 200;
+
 // Docker's default set without MKNOD: device nodes are no business of a step.
 constexpr std::array<const char*, 13> kCapabilities = {
     "CAP_CHOWN",   "CAP_DAC_OVERRIDE", "CAP_FOWNER",     "CAP_FSETID",  "CAP_KILL",
@@ -195,9 +198,9 @@ long status_number(const std::string& status, const char* name) {
 // Watches the pipes, the clock and the stop request until the command has ended.
 class Supervisor {
  public:
-  Supervisor(pid_t sandbox, const Command& command, const Backend::Output& output,
-             const std::stop_token& stop)
-      : sandbox_(sandbox), output_(output), stop_(stop) {
+  Supervisor(pid_t sandbox, const Command& command, const Cgroup* cgroup,
+             const Backend::Output& output, const std::stop_token& stop)
+      : sandbox_(sandbox), cgroup_(cgroup), output_(output), stop_(stop) {
     if (command.timeout) deadline_ = Clock::now() + *command.timeout;
   }
 
@@ -221,9 +224,19 @@ class Supervisor {
   const std::string& status() const { return status_; }
   bool timed_out() const { return timed_out_; }
   bool cancelled() const { return cancelled_; }
+  bool over_memory() const {
+    return over_memory_ || (cgroup_ != nullptr && cgroup_->over_memory());
+  }
 
  private:
+  // Milliseconds until something has to be looked at; -1: only what the descriptors bring.
   int wait_ms() const {
+    const int wait = wait_for_clock_ms();
+    if (cgroup_ == nullptr || killed_) return wait;
+    return wait < 0 ? kLookEveryMs : std::min(wait, kLookEveryMs);
+  }
+
+  int wait_for_clock_ms() const {
     const std::optional<Clock::time_point> none;
     const auto& until = killed_ ? none : kill_at_ ? kill_at_ : deadline_;
     if (!until) return -1;
@@ -251,10 +264,12 @@ class Supervisor {
     if (!kill_at_) {
       cancelled_ = stop_.stop_requested();
       timed_out_ = !cancelled_ && deadline_ && now >= *deadline_;
-      if (!cancelled_ && !timed_out_) return;
+      // The kernel ended one process of it; the others must not make a result without that one.
+      over_memory_ = !cancelled_ && !timed_out_ && over_memory();
+      if (!cancelled_ && !timed_out_ && !over_memory_) return;
       const pid_t init = find_process([&](pid_t pid) { return parent_of(pid) == sandbox_; });
-      kill_at_ = now;  // nobody to ask: the command was not started yet
-      if (init > 0) {
+      kill_at_ = now;  // nobody to ask: the command was not started yet, or has lost a part
+      if (init > 0 && !over_memory_) {
         kill_at_ = now + kGrace;
         signal_namespace(init, SIGTERM);
       }
@@ -266,12 +281,13 @@ class Supervisor {
   }
 
   const pid_t sandbox_;  // bubblewrap itself
+  const Cgroup* const cgroup_;
   const Backend::Output& output_;
   const std::stop_token& stop_;
   std::string status_;
   std::optional<Clock::time_point> deadline_;
   std::optional<Clock::time_point> kill_at_;
-  bool killed_ = false, timed_out_ = false, cancelled_ = false;
+  bool killed_ = false, timed_out_ = false, cancelled_ = false, over_memory_ = false;
 };
 
 // What the child does before it becomes bubblewrap.
@@ -280,7 +296,9 @@ struct Launch {
   char* const* argv = nullptr;
   char* const* env = nullptr;
   std::span<const std::pair<int, int>> fds;  // descriptor → the number it gets; all sources above
+  std::span<const Fd> cgroups;               // to be entered
   int error = 0;                             // what went wrong
+  const char* task = "start in a pid namespace of its own";
 };
 
 int launch_in_child(void* argument) {
@@ -289,6 +307,12 @@ int launch_in_child(void* argument) {
   // bubblewrap looks its own child up in /proc by number, which must be the namespace's.
   if (::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0) {
     launch->error = errno;
+    return 127;
+  }
+  for (const Fd& entrance : launch->cgroups) {
+    if (::write(entrance.get(), "0", 1) == 1) continue;
+    launch->error = errno;
+    launch->task = "enter its cgroup";
     return 127;
   }
   for (const auto& [fd, as] : launch->fds) ::dup2(fd, as);
@@ -305,7 +329,7 @@ int launch_in_child(void* argument) {
 // it asks the kernel to die with its parent, and would wait for ever should bubblewrap die before.
 // With an init, the kernel kills whoever is left. No signal for our process group reaches an init.
 Result<pid_t> spawn(const std::string& bubblewrap, const std::vector<std::string>& command,
-                    std::span<const std::pair<int, int>> fds) {
+                    std::span<const std::pair<int, int>> fds, std::span<const Fd> cgroups) {
   // A step reaches this program as /proc/1/exe, and could change its mode as root.
   HM_ASSIGN(const Fd program, read_only_clone(bubblewrap));
   std::vector<std::string> words = {"bwrap", "--args", std::to_string(kArgsFd), "--"};
@@ -315,12 +339,11 @@ Result<pid_t> spawn(const std::string& bubblewrap, const std::vector<std::string
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   std::array<char*, 1> env = {nullptr};
-  Launch launch{program.get(), argv.data(), env.data(), fds};
+  Launch launch{program.get(), argv.data(), env.data(), fds, cgroups};
   HM_ASSIGN(const pid_t pid, run_child(launch_in_child, &launch, CLONE_NEWPID | CLONE_NEWNS));
   if (launch.error == 0) return pid;
   (void)wait_for_child(pid);
-  return fail(
-      system_error("cannot start " + bubblewrap + " in a pid namespace of its own", launch.error));
+  return fail(system_error(bubblewrap + " cannot " + launch.task, launch.error));
 }
 
 }  // namespace
@@ -385,7 +408,7 @@ Status check_bubblewrap(const std::string& bubblewrap) {
   probe.argv = {"true"};
   probe.env = {{"PATH", "/usr/bin:/bin"}};
   HM_ASSIGN(const SandboxExit exit,
-            run_sandboxed(bubblewrap, "", {}, probe, [](Stream, std::string_view) {}, {}));
+            run_sandboxed(bubblewrap, "", {}, probe, nullptr, [](Stream, std::string_view) {}, {}));
   if (exit.exit_code == 0) return {};
   return fail(ErrorCode::kRefused, "bubblewrap cannot run `true` on this machine (exit " +
                                        std::to_string(exit.exit_code) + ")");
@@ -406,7 +429,8 @@ std::string sandbox_description() {
 
 Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::string& root,
                                   const HostFiles& files, const Command& command,
-                                  const Backend::Output& output, const std::stop_token& stop) {
+                                  const Cgroup* cgroup, const Backend::Output& output,
+                                  const std::stop_token& stop) {
   HM_ASSIGN(Pipe out, Pipe::make());
   HM_ASSIGN(Pipe err, Pipe::make());
   HM_ASSIGN(Pipe status, Pipe::make());
@@ -433,7 +457,9 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
     (void)!::write(wake.get(), &one, sizeof one);
   });
 
-  HM_ASSIGN(const pid_t pid, spawn(bubblewrap, command.argv, given));
+  const auto entrances =
+      cgroup != nullptr ? std::span<const Fd>(cgroup->entrances()) : std::span<const Fd>();
+  HM_ASSIGN(const pid_t pid, spawn(bubblewrap, command.argv, given, entrances));
   Child child(pid);
   high.clear();
   out.write.reset();
@@ -445,13 +471,14 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
     if (stream == Stream::kStderr && sandbox_says.size() < 4096) sandbox_says.append(bytes);
     output(stream, bytes);
   };
-  Supervisor supervisor(pid, command, keep, stop);
+  Supervisor supervisor(pid, command, cgroup, keep, stop);
   HM_TRY(supervisor.watch(out.read, err.read, status.read, wake));
   const int exit_code = child.wait();
 
-  SandboxExit result{exit_code, supervisor.timed_out(), supervisor.cancelled()};
+  SandboxExit result{exit_code, supervisor.timed_out(), supervisor.cancelled(),
+                     supervisor.over_memory()};
   const bool command_ran = status_number(supervisor.status(), "exit-code") >= 0;
-  if (!command_ran && !result.timed_out && !result.cancelled) {
+  if (!command_ran && !result.timed_out && !result.cancelled && !result.over_memory) {
     const std::string line = sandbox_says.substr(0, sandbox_says.find('\n'));
     if (line.starts_with("bwrap: Can't chdir to ")) {  // the pipeline's mistake, or its parent's
       result.exit_code = 126;
@@ -464,6 +491,7 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
     return fail(ErrorCode::kRefused, line.empty() ? "something killed the sandbox"
                                                   : "the sandbox did not start: " + line);
   }
+  if (result.over_memory) result.exit_code = 137;
   if (result.timed_out) result.exit_code = 124;
   return result;
 }

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "runner/backend.h"
+#include "runner/cgroup.h"
 
 namespace hm::runner {
 
@@ -18,6 +19,7 @@ struct SandboxExit {
   int exit_code = 0;
   bool timed_out = false;
   bool cancelled = false;
+  bool over_memory = false;
 };
 
 // The path of bubblewrap, from PATH. kRefused with what to install when there is none.
@@ -36,10 +38,12 @@ Result<HostFiles> host_files(const std::string& dir);
 void apply_limits();
 std::string limits_description();
 
-// `root` is a mounted, writable root directory; "" probes the machine (check_bubblewrap).
+// `root` is a mounted, writable root directory; "" probes the machine (check_bubblewrap). The
+// command and all its processes run in `cgroup`, if there is one, from their start.
 Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::string& root,
                                   const HostFiles& files, const Command& command,
-                                  const Backend::Output& output, const std::stop_token& stop);
+                                  const Cgroup* cgroup, const Backend::Output& output,
+                                  const std::stop_token& stop);
 
 // Describes everything about the sandbox that a step can see and that is not in its view: part of
 // the static key.

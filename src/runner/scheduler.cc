@@ -497,6 +497,7 @@ Command command_of(const Step& step, const std::map<std::string, std::string>& e
   for (const auto& [name, value] : extra_env) command.env[name] = value;
   command.cwd = step.cwd;
   command.network = step.network;
+  command.limits = step.limits;
   command.timeout = step.timeout;
   command.on_change = step.cache.on_change;
   return command;

@@ -81,7 +81,7 @@ StaticKey static_key(const Command& command, IdMode id_mode) {
   parts["cwd"] = text(command.cwd);
   parts["network"] = text(command.network == Network::kHost ? "host" : "none");
   parts["ids"] = text(std::string(to_string(id_mode)) + groups() + id_ranges());
-  parts["limits"] = text(limits_description());
+  parts["limits"] = text(limits_description() + limits_text(command.limits));
   parts["platform"] = text(platform());
   parts["sandbox"] = text(sandbox_description() + fs::skeleton_digest().hex());
   parts["on_change"] = digest_of_list(command.on_change);

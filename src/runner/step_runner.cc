@@ -144,6 +144,10 @@ Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, const 
     events_.note("step '" + job.info.key + "': " + warning);
   }
 
+  if (execution->over_memory) {
+    events_.note("step '" + job.info.key + "' was killed: over its memory limit of " +
+                 memory_text(job.command.limits.memory.value_or(0)));
+  }
   HM_ASSIGN(auto back, setback(*execution, key, view));
   if (back) return std::move(*back);
   StepResult result;

@@ -255,6 +255,8 @@ env = { MODE = "ci" }
 cache = [{ ttl = "1d" }, { on_change = ["a.lock", "src/**"] }]
 timeout = "10m"
 network = "none"
+memory = "64M"
+pids = 100
 [[step]]
 key = "lint"
 run = "npm run lint"
@@ -387,6 +389,9 @@ constexpr Broken kBroken[] = {
     {"key-slash.json", ":3:14: step 'a/b': the key may not contain '/'"},
     {"label-number.json", ":3:51: step 'a': label must be a string, not the number 1"},
     {"mount.json", ":3:37: step 'a': mount steps are not supported"},
+    {"memory-small.json",
+     ":3:60: step 'a': memory_bytes must be a whole number from 4194304 to 1125899906842624, not "
+     "the number 1024"},
     {"network-unknown.json", ":3:53: step 'a': network must be 'host' or 'none', not 'bridge'"},
     {"no-cmd.json", ":3:14: step 'a': the step has no field 'cmd'"},
     {"no-edge-property.json", ":1:11: the graph has no field 'edge_property'"},

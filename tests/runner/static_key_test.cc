@@ -34,6 +34,7 @@ TEST(StaticKey, EveryComponentChangesTheDigest) {
       {"one variable less", [](Command& c) { c.env.erase("TOKEN"); }},
       {"values swapped", [](Command& c) { std::swap(c.env["PATH"], c.env["TOKEN"]); }},
       {"cwd", [](Command& c) { c.cwd = ""; }},
+      {"limits", [](Command& c) { c.limits.memory = 64 << 20; }},
       {"network", [](Command& c) { c.network = Network::kNone; }},
       {"on_change", [](Command& c) { c.on_change = {"*.c"}; }},
       {"on_change of two",
