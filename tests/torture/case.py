@@ -43,7 +43,7 @@ class Case:
     workspace: list  # edits that make it
     steps: list
     # Each a list of edits; an empty one changes nothing. What follows an edit ["live"] is applied
-    # while hm runs.
+    # while hm runs; ["forget"] empties the store.
     rounds: list
     limit: str = ""  # the named limit of hm that this case shows: its divergences do not count
 

@@ -7,6 +7,7 @@ workspace is in one state before and in another after, never in a third.
 
 import mmap
 import os
+import queue
 import random
 import shutil
 import stat
@@ -203,16 +204,26 @@ def apply_round(root, case, edits):
         build_workspace(root, case)
         return
     for edit in edits:
-        if edit != ["live"]:
+        if edit not in (["live"], ["forget"]):
             apply_edit(root, edit)
 
 
-def apply_in_flight(root, edits, seed, window):
-    """Applies edits at random moments of the next `window` seconds."""
+def apply_in_flight(root, edits, seed, window, pauses):
+    """Applies edits at random moments of the next `window` seconds, or when a step pauses.
+
+    `pauses` is a queue with an item for each pause of a step.
+    """
     rng = random.Random(seed)
+    waits_for_pauses = rng.random() < 0.7
     moments = sorted(rng.uniform(0, window) for _ in edits)
     begin = time.monotonic()
     for moment, edit in zip(moments, edits):
-        time.sleep(max(0, begin + moment - time.monotonic()))
+        if waits_for_pauses:
+            try:
+                pauses.get(timeout=max(0.01, begin + 2 * window - time.monotonic()))
+            except queue.Empty:
+                pass
+        else:
+            time.sleep(max(0, begin + moment - time.monotonic()))
         apply_edit(root, edit)
         next_tick()

@@ -35,6 +35,7 @@ class Generator:
         self.compares_times = self.chance(0.35) and times
         self.is_live = False
         self.flips = []  # edits on which a motif depends
+        self.flights = []  # lists of edits that a motif waits for
 
     def pick(self, items):
         return self.rng.choice(items)
@@ -202,11 +203,17 @@ class Generator:
                 [f"read {a} r", f"read {b} r"]]
 
     def two_looks(self):
-        """Two looks with time between them for an edit."""
+        """Two looks with time between them for edits."""
         p, q = self.hot(), self.hot()
-        first = self.pick([f"stat {p}", f"stat {p}", f"read {p} r", "list ."])
-        return [[first, f"pause {self.pick([3, 8, 15])}",
-                 self.pick([f"read {p} r", f"read {p} r", f"read {q} r", f"statall ."])]]
+        if self.chance(0.5):
+            self.flights.append([self.fresh_swap(p)])
+            return [[self.pick([f"stat {p}", "statall ."]), "pause 60", f"read {p} r"]]
+        self.flights.append([self.fresh_swap(p), self.fresh_swap(q)])
+        return [[f"read {p} r", "pause 60", "pause 60", f"read {q} r"]]
+
+    def fresh_swap(self, path):
+        text = self.pick("stuvw") * self.pick([9, 9, self.rng.randint(1, 30)])
+        return ["swap", path, text, self.pick(["0644", "0755"])]
 
     def deep(self):
         where = self.pick(["/o", "d", "."])
@@ -300,6 +307,13 @@ class Generator:
         ])
 
     def live_round(self):
+        if self.flights and self.chance(0.6):
+            edits = self.pick(self.flights)
+            before = [["write", edits[0][1], f"before-{self.rng.randint(10, 99)}"]]
+            # What an earlier run has recorded is pinned before the step begins.
+            if self.chance(0.7):
+                before.append(["forget"])
+            return before + [["live"], *edits]
         edits = [self.edit() for _ in range(self.pick([1, 2, 3]))] + [["live"]]
         if self.chance(0.15):
             return edits + [["mapstore", self.edited_path()], self.edit()]

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+import queue
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -109,21 +111,31 @@ class Hm:
         (workspace / ".hm").mkdir(exist_ok=True)
         (workspace / ".hm/t.toml").write_text("\n".join(lines) + "\n")
 
-    def run(self, workspace, home, steps, is_scratch=False):
+    def run(self, workspace, home, steps, is_scratch=False, pauses=None):
+        """`pauses`: a queue that gets an item for each pause of a step."""
         self.write_pipeline(workspace, steps, is_scratch)
         begin = time.monotonic()
-        done = subprocess.run(
-            [self.hm, "run", "t", "-k", "--logs", "--format", "json", "-d", workspace],
-            env={"PATH": os.environ["PATH"], "HM_HOME": str(home)}, stdin=subprocess.DEVNULL,
-            capture_output=True, check=False)
-        out = Outcome(done.returncode, {}, {}, {}, {}, {}, done.stderr.decode(errors="replace"),
-                      time.monotonic() - begin)
+        out = Outcome(0, {}, {}, {}, {}, {}, "", 0)
         keys = {}  # step id → key
-        for line in done.stdout.splitlines():
-            event = json.loads(line)
-            if event["kind"] == "step_queued":
-                keys[event["step_id"]] = event["key"]
-            self.take_event(out, event, keys.get(event.get("step_id")))
+        with tempfile.TemporaryFile(dir=self.base) as stderr, subprocess.Popen(
+                [self.hm, "run", "t", "-k", "--logs", "--format", "json", "-d", workspace],
+                env={"PATH": os.environ["PATH"], "HM_HOME": str(home)}, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=stderr) as child:
+            try:
+                for line in child.stdout:
+                    event = json.loads(line)
+                    if event["kind"] == "step_queued":
+                        keys[event["step_id"]] = event["key"]
+                    self.take_event(out, event, keys.get(event.get("step_id")))
+                    if pauses is not None and event.get("line") == "pausing":
+                        pauses.put(event)
+            except BaseException:
+                child.kill()
+                raise
+            out.exit_code = child.wait()
+            stderr.seek(0)
+            out.stderr = stderr.read().decode(errors="replace")
+        out.seconds = time.monotonic() - begin
         for key, lines in list(out.output.items()):
             if "final:" not in lines:
                 continue
@@ -231,6 +243,9 @@ class CaseRun:
         for at, edits in enumerate(case.rounds):
             before, in_flight = split_live(edits)
             apply_round(self.root, case, before)
+            if ["forget"] in before:
+                remove(self.home)
+                self.traces.seen.clear()
             states = None
             if in_flight is not None:
                 states = self.live(at, in_flight)
@@ -272,11 +287,12 @@ class CaseRun:
         """
         self.report.live += 1
         next_tick()
+        pauses = queue.Queue()
         seed = f"{self.case.seed} {at}"
         writer = threading.Thread(target=apply_in_flight,
-                                  args=(self.root, edits, seed, self.seconds * 1.2))
+                                  args=(self.root, edits, seed, self.seconds * 1.2, pauses))
         writer.start()
-        outcome = self.hm.run(self.root, self.home, self.case.steps)
+        outcome = self.hm.run(self.root, self.home, self.case.steps, pauses=pauses)
         writer.join()
         self.seconds = outcome.seconds
         self.traces.repeated()

@@ -53,6 +53,15 @@ std::string first_word(const std::string& text) {
   return words.empty() ? "" : words[0];
 }
 
+bool print(const std::string& text) {
+  for (std::size_t at = 0; at < text.size();) {
+    const ssize_t n = ::write(1, text.data() + at, text.size() - at);
+    if (n <= 0) return false;
+    at += static_cast<std::size_t>(n);
+  }
+  return true;
+}
+
 struct Operation {
   std::size_t words;  // at least so many after the name
   std::function<std::string(const Words&)> run;
@@ -213,9 +222,10 @@ class Program {
           return ::chdir("/workspace") == 0 ? out : "lost";
         }}},
       {"tick", {0, [](W) { return next_tick(); }}},
-      {"pause",  // milliseconds
+      {"pause",  // milliseconds; said at once, so that an edit can be made meanwhile
        {1,
         [](W w) {
+          print("pausing\n");
           const timespec pause{0, number(w[1]) * 1'000'000};
           return outcome(::nanosleep(&pause, nullptr));
         }}},
@@ -223,15 +233,6 @@ class Program {
   };
   Ending ending_;
 };
-
-bool print(const std::string& text) {
-  for (std::size_t at = 0; at < text.size();) {
-    const ssize_t n = ::write(1, text.data() + at, text.size() - at);
-    if (n <= 0) return false;
-    at += static_cast<std::size_t>(n);
-  }
-  return true;
-}
 
 }  // namespace
 
