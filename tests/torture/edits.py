@@ -214,7 +214,7 @@ def apply_in_flight(root, edits, seed, window, pauses):
     `pauses` is a queue with an item for each pause of a step.
     """
     rng = random.Random(seed)
-    waits_for_pauses = rng.random() < 0.7
+    waits_for_pauses = rng.random() < 0.85
     moments = sorted(rng.uniform(0, window) for _ in edits)
     begin = time.monotonic()
     for moment, edit in zip(moments, edits):

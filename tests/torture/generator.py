@@ -212,8 +212,8 @@ class Generator:
         return [[f"read {p} r", "pause 60", "pause 60", f"read {q} r"]]
 
     def fresh_swap(self, path):
-        text = self.pick("stuvw") * self.pick([9, 9, self.rng.randint(1, 30)])
-        return ["swap", path, text, self.pick(["0644", "0755"])]
+        text = self.pick("stuvw") * self.pick([9, 9, 9, self.rng.randint(1, 30)])
+        return ["swap", path, text, "0755"]
 
     def deep(self):
         where = self.pick(["/o", "d", "."])
@@ -236,6 +236,9 @@ class Generator:
         parts = self.pick(motifs)()
         while len(steps) < len(parts):
             steps.append(Step(f"s{len(steps)}", None, self.operations(), False))
+        if self.flights and self.chance(0.7):  # its pauses are the first
+            steps[0].ops[0:0] = parts[0]
+            return
         at = self.rng.randint(0, len(steps) - len(parts))
         for i, lines in enumerate(parts):
             step = steps[at + i]
@@ -332,7 +335,7 @@ class Generator:
 
     def case(self, rounds):
         # A step that compares times waits for the clock: its run would be all waiting.
-        self.is_live = not self.compares_times and self.chance(0.15)
+        self.is_live = not self.compares_times and self.chance(0.2)
         workspace = [["mkdir", "d"], ["mkdir", "d/d"], ["mkdir", "f"], ["write", "a", "one"]]
         workspace += [["write", self.new_relative(), self.pick(TEXTS)] for _ in range(12)]
         workspace += [edit for edit in (self.edit() for _ in range(self.rng.randint(3, 16)))
