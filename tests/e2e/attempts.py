@@ -62,7 +62,7 @@ def try_processes(pid):
     attempt('setpriority', os.setpriority, os.PRIO_PROCESS, pid, 5, allowed=gone)
     attempt('sched_setaffinity', os.sched_setaffinity, pid, {0}, allowed=gone)
     attempt('its /proc', os.listdir, f'/proc/{pid}', allowed=(errno.ENOENT, ))
-    attempt('nice', os.setpriority, os.PRIO_PROCESS, 0, -5)
+    attempt('nice', os.setpriority, os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) - 1)
 
 
 def try_shared_inodes():
