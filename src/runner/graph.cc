@@ -196,6 +196,8 @@ std::string step_problem(const Step& step) {
 }
 
 Result<std::string> workspace_path(std::string_view path) {
+  constexpr std::size_t kLongestName = 255;
+  constexpr std::size_t kLongestWorkspacePath = 4000;  // PATH_MAX with room for /workspace
   const auto refuse = [&](std::string_view why) {
     return fail(ErrorCode::kInvalid, in_quotes(path) + " " + std::string(why));
   };
@@ -212,7 +214,13 @@ Result<std::string> workspace_path(std::string_view path) {
     if (part == "..") {
       return fail(ErrorCode::kInvalid, "may not contain \"..\"; write a path below /workspace");
     }
+    if (part.size() > kLongestName) {
+      return fail(ErrorCode::kInvalid, "has a name of more than 255 bytes: " + in_quotes(part));
+    }
     clean += (clean.empty() ? "" : "/") + std::string(part);
+  }
+  if (clean.size() > kLongestWorkspacePath) {
+    return fail(ErrorCode::kInvalid, "is longer than 4000 bytes: " + in_quotes(clean));
   }
   return clean;
 }

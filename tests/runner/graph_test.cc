@@ -163,6 +163,12 @@ TEST(WorkspacePath, CleansOrRefuses) {
     EXPECT_FALSE(workspace_path(bad)) << bad;
   }
   EXPECT_FALSE(workspace_path(std::string_view("a\0b", 3)));
+  const std::string name(255, 'x');
+  EXPECT_EQ(*workspace_path(name + "/" + name), name + "/" + name);
+  EXPECT_FALSE(workspace_path("a/" + name + "x"));
+  std::string deep;
+  for (int i = 0; i < 2001; ++i) deep += "a/";
+  EXPECT_FALSE(workspace_path(deep));
 }
 
 TEST(Printable, IsAlwaysOneLineOfText) {
