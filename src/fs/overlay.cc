@@ -112,7 +112,7 @@ Result<Overlay> Overlay::mount(const std::string& lower, const std::string& dir,
   if (error != 0) {
     return fail(ErrorCode::kRefused,
                 std::string("cannot mount overlayfs (") + std::strerror(error) +
-                    "): it needs Linux 5.11 or newer, and HM_HOME on a filesystem that can hold an "
+                    "): it needs Linux 5.12 or newer, and HM_HOME on a filesystem that can hold an "
                     "upper directory (not another overlay)");
   }
   return Overlay(dir);
