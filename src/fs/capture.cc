@@ -1,6 +1,5 @@
 #include "fs/capture.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
@@ -18,10 +17,6 @@ namespace {
 
 // Each takes a descriptor, and a part of the stack.
 constexpr std::ptrdiff_t kMostLevels = 2048;
-
-struct DirCloser {
-  void operator()(DIR* dir) const { ::closedir(dir); }
-};
 
 struct UpperXattrs {
   Xattrs kept;
@@ -70,22 +65,6 @@ class Capture {
     }
     std::sort(out.kept.begin(), out.kept.end());
     return out;
-  }
-
-  static Result<std::vector<std::string>> names_in(int dir_fd) {
-    HM_ASSIGN(Fd again, open_at(dir_fd, ".", O_RDONLY | O_DIRECTORY));
-    const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(again.get()));
-    if (!dir) return fail_errno("opendir");
-    again.release();
-    std::vector<std::string> names;
-    errno = 0;
-    while (const dirent* entry = ::readdir(dir.get())) {
-      const std::string name = entry->d_name;
-      if (name != "." && name != "..") names.push_back(name);
-    }
-    if (errno != 0) return fail_errno("readdir");
-    std::sort(names.begin(), names.end());
-    return names;
   }
 
   // `name` in `dir_fd`, "" for the directory itself.
@@ -144,7 +123,7 @@ class Capture {
     if (::fstat(fd, &st) != 0) return fail_errno("/" + path);
     auto made = entry_of(fd, "", path, st);
     if (!made) return fail(std::move(made).error().in("/" + path));
-    HM_ASSIGN(const auto names, names_in(fd));
+    HM_ASSIGN(const auto names, names_at(fd));
     const bool merges = lower && lower->entry.kind == EntryKind::kDirectory;
     const bool changes_nothing = merges && lower->entry == made->entry;
     const bool opaque = made->opaque;

@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
-#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -32,17 +31,9 @@ struct DirCloser {
 };
 
 Result<Fd> open_beneath(const LiveLocation& where, int flags, bool cross_mounts) {
-  open_how how{};
-  how.flags = static_cast<std::uint64_t>(flags | O_CLOEXEC | O_NOFOLLOW);
-  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-  if (!cross_mounts) how.resolve |= RESOLVE_NO_XDEV;
-  const char* path = where.path.empty() ? "." : where.path.c_str();
-  while (true) {
-    const long fd = ::syscall(SYS_openat2, where.dir_fd, path, &how, sizeof how);
-    if (fd >= 0) return Fd(static_cast<int>(fd));
-    // EAGAIN: a rename raced with the walk; the kernel asks to try again.
-    if (errno != EINTR && errno != EAGAIN) return fail_errno(where.path);
-  }
+  std::uint64_t resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+  if (!cross_mounts) resolve |= RESOLVE_NO_XDEV;
+  return open_resolving(where.dir_fd, where.path, flags | O_NOFOLLOW, resolve);
 }
 
 // A path longer than one system call can name may well exist: that is an error, not an absence.

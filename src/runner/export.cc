@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
@@ -111,17 +110,12 @@ Status export_path(const fs::View& view, store::Store& store, const std::string&
 
 Result<Fd> open_directory_beneath(const std::string& root, const std::string& path) {
   HM_ASSIGN(const Fd top, open_file(root, O_PATH | O_DIRECTORY));
-  open_how how{};
-  how.flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
-  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
-  const char* name = path.empty() ? "." : path.c_str();
-  const long fd = ::syscall(SYS_openat2, top.get(), name, &how, sizeof how);
-  if (fd < 0) {
-    return fail(ErrorCode::kInvalid, system_error(root + "/" + path).message +
-                                         " (outputs go to directories of the "
-                                         "workspace, not through links)");
-  }
-  return Fd(static_cast<int>(fd));
+  auto fd =
+      open_resolving(top.get(), path, O_PATH | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+  if (fd) return fd;
+  return fail(ErrorCode::kInvalid,
+              system_error(root + "/" + path, fd.error().errno_value).message +
+                  " (outputs go to directories of the workspace, not through links)");
 }
 
 Result<fs::View> view_of_step(const store::RunStep& step, const fs::ViewBase& base,

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <linux/openat2.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <vector>
@@ -14,17 +13,6 @@ namespace {
 constexpr std::size_t kChunk = std::size_t{256} * 1024;
 // No trace, layer or log is larger; something planted in its place must not fill the memory.
 constexpr off_t kLargestRead = off_t{1} << 31;
-
-Result<Fd> open_no_symlinks(int dir_fd, const std::string& path, int flags) {
-  open_how how{};
-  how.flags = static_cast<std::uint64_t>(flags | O_CLOEXEC);
-  how.resolve = RESOLVE_NO_SYMLINKS;
-  while (true) {
-    const long fd = ::syscall(SYS_openat2, dir_fd, path.c_str(), &how, sizeof how);
-    if (fd >= 0) return Fd(static_cast<int>(fd));
-    if (errno != EINTR && errno != EAGAIN) return fail_errno(path);
-  }
-}
 
 }  // namespace
 
@@ -45,7 +33,7 @@ Result<BlobInfo> hash_fd(int fd) {
 }
 
 Result<Fd> open_blob_file(int dir_fd, const std::string& path) {
-  auto fd = open_no_symlinks(dir_fd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  auto fd = open_resolving(dir_fd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, RESOLVE_NO_SYMLINKS);
   const int error = fd ? 0 : fd.error().errno_value;
   struct stat st {};
   const std::string blob = "blob " + path.substr(path.rfind('/') + 1);
@@ -102,10 +90,10 @@ Status BlobStore::publish(int dir_fd, const std::string& tmp, const BlobInfo& in
   if (::fchmodat(dir_fd, tmp.c_str(), 0444, 0) != 0) return fail_errno(tmp);
   const std::string path = path_of(info.digest);
   const std::string shard_path = path.substr(0, path.rfind('/'));
-  auto shard = open_no_symlinks(AT_FDCWD, shard_path, O_PATH | O_DIRECTORY);
+  auto shard = open_resolving(AT_FDCWD, shard_path, O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
   if (!shard && shard.error().errno_value == ENOENT) {
     if (::mkdir(shard_path.c_str(), 0700) != 0 && errno != EEXIST) return fail_errno(shard_path);
-    shard = open_no_symlinks(AT_FDCWD, shard_path, O_PATH | O_DIRECTORY);
+    shard = open_resolving(AT_FDCWD, shard_path, O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
   }
   const std::string name = path.substr(shard_path.size() + 1);
   if (shard && ::renameat(dir_fd, tmp.c_str(), shard->get(), name.c_str()) == 0) {

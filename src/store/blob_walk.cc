@@ -1,35 +1,14 @@
 #include "store/blob_walk.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <memory>
-#include <vector>
 
 #include "store/util/fd.h"
 
 namespace hm::store {
 
 namespace {
-
-struct DirCloser {
-  void operator()(DIR* dir) const { ::closedir(dir); }
-};
-
-Result<std::vector<std::string>> names_in(int dir_fd) {
-  HM_ASSIGN(Fd again, open_at(dir_fd, ".", O_RDONLY | O_DIRECTORY));
-  const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(again.get()));
-  if (!dir) return fail_errno("blobs");
-  again.release();
-  std::vector<std::string> names;
-  while (const dirent* entry = ::readdir(dir.get())) {
-    const std::string name = entry->d_name;
-    if (name != "." && name != "..") names.push_back(name);
-  }
-  return names;
-}
 
 bool is_shard(const std::string& name) {
   return name.size() == 2 && name.find_first_not_of("0123456789abcdef") == std::string::npos;
@@ -41,14 +20,14 @@ Status walk_blobs(const std::string& root, const std::function<Status(const Foun
   const auto top = open_file(root, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
   if (!top && top.error().errno_value == ENOENT) return {};
   if (!top) return fail(top.error());
-  HM_ASSIGN(const auto shards, names_in(top->get()));
+  HM_ASSIGN(const auto shards, names_at(top->get()));
   for (const std::string& shard : shards) {
     const auto dir = open_at(top->get(), shard, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     if (!is_shard(shard) || !dir) {
       HM_TRY(visit({top->get(), shard, shard, std::nullopt}));
       continue;
     }
-    HM_ASSIGN(const auto names, names_in(dir->get()));
+    HM_ASSIGN(const auto names, names_at(dir->get()));
     for (const std::string& name : names) {
       auto digest = Digest::from_hex(name);
       if (digest && !name.starts_with(shard)) digest.reset();

@@ -1,6 +1,7 @@
 #include "store/util/fd.h"
 
 #include <gtest/gtest.h>
+#include <linux/openat2.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
@@ -37,6 +38,35 @@ TEST(Fd, OpenSaysWhatIsMissing) {
   EXPECT_EQ(fd.error().errno_value, ENOENT);
   EXPECT_EQ(fd.error().to_errno(), ENOENT);
   EXPECT_NE(fd.error().message.find(temp / "none"), std::string::npos);
+}
+
+TEST(OpenResolving, GoesNoFurtherThanItMay) {
+  TempDir temp;
+  write_file(temp / "in/f", "x");
+  write_file(temp / "out", "y");
+  must_be_zero(::symlink("f", (temp / "in/link").c_str()), "symlink");
+  const Fd dir = must(open_file(temp / "in", O_PATH | O_DIRECTORY));
+  const auto open = [&](const std::string& path, std::uint64_t resolve) {
+    return open_resolving(dir.get(), path, O_RDONLY, resolve);
+  };
+  const Fd file = must(open("f", RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS));
+  EXPECT_NE(::fcntl(file.get(), F_GETFD) & FD_CLOEXEC, 0);
+  EXPECT_TRUE(open("", RESOLVE_BENEATH)) << "the directory itself";
+  EXPECT_TRUE(open("link", RESOLVE_BENEATH));
+  EXPECT_EQ(open("link", RESOLVE_NO_SYMLINKS).error().errno_value, ELOOP);
+  EXPECT_EQ(open("../out", RESOLVE_BENEATH).error().errno_value, EXDEV);
+  EXPECT_EQ(open("none", 0).error().errno_value, ENOENT);
+}
+
+TEST(NamesAt, GivesAllNamesSortedWhateverTheOffset) {
+  TempDir temp;
+  for (const char* name : {"d/b", "d/a", "d/.hidden", "d/sub/x"}) write_file(temp / name, "");
+  const std::vector<std::string> all = {".hidden", "a", "b", "sub"};
+  const Fd dir = must(open_file(temp / "d", O_RDONLY | O_DIRECTORY));
+  EXPECT_EQ(must(names_at(dir.get())), all);
+  EXPECT_EQ(must(names_at(dir.get())), all) << "again";
+  const Fd file = must(open_file(temp / "d/a", O_RDONLY));
+  EXPECT_EQ(names_at(file.get()).error().errno_value, ENOTDIR);
 }
 
 TEST(ReadFile, GivesEveryByte) {

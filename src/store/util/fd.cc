@@ -3,9 +3,12 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/openat2.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <ctime>
 #include <memory>
@@ -13,7 +16,13 @@
 namespace hm {
 
 namespace {
+
 constexpr std::size_t kCopyChunk = std::size_t{256} * 1024;
+
+struct DirCloser {
+  void operator()(DIR* dir) const { ::closedir(dir); }
+};
+
 }  // namespace
 
 Fd& Fd::operator=(Fd&& other) noexcept {
@@ -42,6 +51,36 @@ Result<Fd> open_at(int dir_fd, const std::string& path, int flags, mode_t mode) 
 
 Result<Fd> open_file(const std::string& path, int flags, mode_t mode) {
   return open_at(AT_FDCWD, path, flags, mode);
+}
+
+Result<Fd> open_resolving(int dir_fd, const std::string& path, int flags, std::uint64_t resolve) {
+  open_how how{};
+  how.flags = static_cast<std::uint64_t>(flags | O_CLOEXEC);
+  how.resolve = resolve;
+  const char* name = path.empty() ? "." : path.c_str();
+  while (true) {
+    const long fd = ::syscall(SYS_openat2, dir_fd, name, &how, sizeof how);
+    if (fd >= 0) return Fd(static_cast<int>(fd));
+    // EAGAIN: a rename raced with the walk; the kernel asks to try again.
+    if (errno != EINTR && errno != EAGAIN) return fail_errno(path);
+  }
+}
+
+Result<std::vector<std::string>> names_at(int dir_fd) {
+  HM_ASSIGN(Fd again, open_at(dir_fd, ".", O_RDONLY | O_DIRECTORY));
+  const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(again.get()));
+  if (!dir) return fail_errno("opendir");
+  again.release();
+  std::vector<std::string> names;
+  errno = 0;
+  while (const dirent* entry = ::readdir(dir.get())) {
+    const std::string name = entry->d_name;
+    if (name != "." && name != "..") names.push_back(name);
+    errno = 0;
+  }
+  if (errno != 0) return fail_errno("readdir");
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 namespace {
@@ -126,10 +165,6 @@ Status make_directories(const std::string& path, mode_t mode) {
 }
 
 namespace {
-
-struct DirCloser {
-  void operator()(DIR* dir) const { ::closedir(dir); }
-};
 
 // What is behind a mount point is not ours to remove, on whatever filesystem it is.
 bool is_mount_point(int dir_fd, const std::string& name) {

@@ -40,6 +40,12 @@ class Fd {
 Result<Fd> open_file(const std::string& path, int flags, mode_t mode = 0);
 Result<Fd> open_at(int dir_fd, const std::string& path, int flags, mode_t mode = 0);
 
+// openat2(2), with the RESOLVE_ flags of how far a walk may go; an empty path is the directory.
+Result<Fd> open_resolving(int dir_fd, const std::string& path, int flags, std::uint64_t resolve);
+
+// What is in a directory, sorted, without "." and "..". An error, never a part of it.
+Result<std::vector<std::string>> names_at(int dir_fd);
+
 Result<std::string> read_all(int fd);
 Result<std::string> read_file(const std::string& path);
 Status write_all(int fd, std::string_view data);
