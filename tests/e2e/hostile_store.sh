@@ -50,16 +50,6 @@ again() {
   cp -r "$T/pristine" "$HM_HOME"
 }
 
-sql() {
-  python3 - "$HM_HOME/hm.db" "$1" <<'PY'
-import sqlite3, sys
-db = sqlite3.connect(sys.argv[1])
-for row in db.execute(sys.argv[2]):
-    print("|".join(v.hex() if isinstance(v, bytes) else str(v) for v in row))
-db.commit()
-PY
-}
-
 # survives WHAT: a run ends in time, right or with one line that names the database and the repair;
 # the repair repairs, and a run after it is right.
 survives() {

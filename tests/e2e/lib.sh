@@ -202,6 +202,17 @@ assert_log_lacks() {
   [[ $got != *"$2"* ]] || fail "$1 logged '$got', expected no '$2' in it"
 }
 
+# sql STATEMENT: on the store's database; the rows, digests in hex, columns separated by |.
+sql() {
+  python3 - "$HM_HOME/hm.db" "$1" <<'PY'
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+for row in db.execute(sys.argv[2]):
+    print("|".join(v.hex() if isinstance(v, bytes) else str(v) for v in row))
+db.commit()
+PY
+}
+
 # exported KEY PATH: exports PATH out of the step's root and prints where it is now.
 exported() {
   local dest

@@ -16,16 +16,6 @@ said() {
   grep -qE -- "$1" "$SAID" || fail "no '$1' in: $(cat "$SAID")"
 }
 
-sql() {
-  python3 - "$HM_HOME/hm.db" "$1" <<'PY'
-import sqlite3, sys
-db = sqlite3.connect(sys.argv[1])
-for row in db.execute(sys.argv[2]):
-    print("|".join(v.hex() if isinstance(v, bytes) else str(v) for v in row))
-db.commit()
-PY
-}
-
 # blob COLUMN: path of the blob that the only record names there.
 blob() {
   local hex
