@@ -230,4 +230,9 @@ Result<std::shared_ptr<const Layer>> load_layer(const store::LayerTimes& times,
   return Layer::decode(blob, mtimes);
 }
 
+Result<ViewLayer> load_view_layer(const store::LayerTimes& times, const store::BlobStore& blobs) {
+  HM_ASSIGN(auto layer, load_layer(times, blobs));
+  return ViewLayer{times.layer, std::move(layer), times.started_ns, times.captured_ns, {}};
+}
+
 }  // namespace hm::fs

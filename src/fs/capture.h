@@ -38,5 +38,7 @@ struct StoredLayer {
 Result<StoredLayer> store_layer(const Layer& layer, store::BlobStore& blobs);
 Result<std::shared_ptr<const Layer>> load_layer(const store::LayerTimes& times,
                                                 const store::BlobStore& blobs);
+// The same as a part of a view, not placed yet.
+Result<ViewLayer> load_view_layer(const store::LayerTimes& times, const store::BlobStore& blobs);
 
 }  // namespace hm::fs

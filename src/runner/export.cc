@@ -127,8 +127,8 @@ Result<fs::View> view_of_step(const store::RunStep& step, const fs::ViewBase& ba
     const auto digest = Digest::from_raw(std::string_view(digests).substr(at, 32));
     HM_ASSIGN(const auto times, store.layer_times(*digest));
     if (!times) return fail(ErrorCode::kNotFound, "layer " + digest->hex() + " is gone");
-    HM_ASSIGN(auto layer, fs::load_layer(*times, store.blobs()));
-    layers.push_back({*digest, std::move(layer), times->started_ns, times->captured_ns, {}});
+    HM_ASSIGN(fs::ViewLayer layer, fs::load_view_layer(*times, store.blobs()));
+    layers.push_back(std::move(layer));
   }
   return fs::View(base, std::move(layers), now_ns());
 }

@@ -74,14 +74,12 @@ class Lookup {
       return damaged(Error{ErrorCode::kCorrupt, 0,
                            times ? "a record's trace is missing" : "a layer's times are missing"});
     }
-    auto layer = fs::load_layer(*times, store_.blobs());
+    auto layer = fs::load_view_layer(*times, store_.blobs());
     if (!layer) {
       HM_TRY(store_.drop_layer(record.layer));
       return damaged(layer.error());
     }
-    fs::ViewLayer view_layer{
-        record.layer, std::move(*layer), times->started_ns, times->captured_ns, {}};
-    return std::optional(Hit{record, *times, std::move(view_layer), observations});
+    return std::optional(Hit{record, *times, std::move(*layer), observations});
   }
 
   Result<std::optional<Hit>> damaged(const Error& error) {

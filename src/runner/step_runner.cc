@@ -299,10 +299,9 @@ Result<bool> StepRunner::adopt_layer(const store::Record& other, StepResult& res
   HM_TRY(store_.claim_result(other));
   HM_ASSIGN(const auto times, store_.layer_times(other.layer));
   if (!times) return false;
-  auto layer = fs::load_layer(*times, store_.blobs());
+  auto layer = fs::load_view_layer(*times, store_.blobs());
   if (!layer) return false;
-  result.layer =
-      fs::ViewLayer{other.layer, std::move(*layer), times->started_ns, times->captured_ns, {}};
+  result.layer = std::move(*layer);
   return true;
 }
 

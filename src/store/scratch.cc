@@ -1,29 +1,19 @@
 #include "store/scratch.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <memory>
 #include <vector>
 
 namespace hm::store {
 
 namespace {
 
-struct DirCloser {
-  void operator()(DIR* dir) const { ::closedir(dir); }
-};
-
 Result<std::vector<std::string>> folder_names(const std::string& path) {
-  const std::unique_ptr<DIR, DirCloser> dir(::opendir(path.c_str()));
-  if (!dir) return fail_errno(path);
-  std::vector<std::string> names;
-  while (const dirent* entry = ::readdir(dir.get())) {
-    const std::string name = entry->d_name;
-    if (name[0] != '.') names.push_back(name);
-  }
+  HM_ASSIGN(const Fd dir, open_file(path, O_RDONLY | O_DIRECTORY));
+  HM_ASSIGN(std::vector<std::string> names, names_at(dir.get()));
+  std::erase_if(names, [](const std::string& name) { return name[0] == '.'; });
   return names;
 }
 
