@@ -7,6 +7,7 @@
 #include <fuse_lowlevel.h>
 #include <pthread.h>
 #include <signal.h>
+#include <spdlog/spdlog.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
@@ -25,6 +26,7 @@
 #include "fs/overlay_xattr.h"
 #include "fs/planted_defect.h"
 #include "fs/posix_acl.h"
+#include "fs/request_counts.h"
 #include "fs/skeleton.h"
 
 namespace hm::fs {
@@ -189,6 +191,7 @@ class FuseSession final : public Session {
   std::atomic<unsigned> running_{0};  // server threads
   std::mutex ended_mutex_;
   std::condition_variable_any ended_;  // one of them has ended
+  RequestCounts counts_;               // of those that have ended; guarded by ended_mutex_
 };
 
 // --- from the kernel's requests to the view -------------------------------------------------
@@ -593,10 +596,12 @@ fuse_lowlevel_ops make_operations() {
 
 void FuseSession::serve() {
   fuse_buf buffer{};
+  RequestCounts counts;
   while (!fuse_session_exited(session_.get())) {
     const int size = fuse_session_receive_buf(session_.get(), &buffer);
     if (size == -EINTR) continue;
     if (size <= 0) break;
+    counts.count(buffer.mem, static_cast<std::size_t>(size));
     fuse_session_process_buf(session_.get(), &buffer);
   }
   if (!stopping_) {
@@ -609,6 +614,7 @@ void FuseSession::serve() {
   fuse_session_exit(session_.get());
   std::free(buffer.mem);  // NOLINT: allocated by libfuse with malloc
   const std::lock_guard lock(ended_mutex_);
+  counts_.add(counts);
   running_ -= 1;
   ended_.notify_all();
 }
@@ -670,6 +676,7 @@ void FuseSession::stop() {
   }
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
+  spdlog::debug("fuse requests: {}", counts_.text());
   session_.reset();  // closes the device: what is still mounted anywhere answers ENOTCONN
 }
 

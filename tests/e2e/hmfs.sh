@@ -52,6 +52,19 @@ test_mounted_view_is_read_only() {
   stop_hmfs
 }
 
+test_requests_are_counted_for_whoever_measures() {
+  local count='\(lookup\|getattr\|readlink\|open\|read\|opendir\|readdir\|readdirplus\)=[0-9]*'
+  write read.txt hello
+  export HM_LOG=debug
+  start_hmfs
+  cat "$M/workspace/read.txt" >/dev/null
+  stop_hmfs
+  unset HM_LOG
+  grep -q "fuse requests: \($count \)*getxattr=[0-9]* listxattr=[0-9]* statfs=[0-9]* other=[0-9]*$" \
+    "$T/hmfs.err" || fail "not counted: $(cat "$T/hmfs.err")"
+  grep -q ' read=1 ' "$T/hmfs.err" || fail "not one read: $(cat "$T/hmfs.err")"
+}
+
 test_interrupt_unmounts() {
   start_hmfs
   stop_hmfs
