@@ -29,7 +29,10 @@ def next_tick():
 
 
 def remove(path):
-    if path.is_dir() and not path.is_symlink():
+    """A symlink's target may be anything, names too long to be followed included."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.is_dir():
         shutil.rmtree(path)
     elif os.path.lexists(path):
         path.unlink()

@@ -127,7 +127,11 @@ std::string open_beneath(const std::string& path, const std::string& letters) {
     if (letters.find(letter) != std::string::npos) how.resolve |= rule;
   }
   const Fd dir(::open("/workspace", O_PATH | O_DIRECTORY));
-  const Fd fd(static_cast<int>(::syscall(SYS_openat2, dir.get(), path.c_str(), &how, sizeof how)));
+  int opened = -1;
+  do {  // EAGAIN: something was renamed meanwhile, anywhere, and a ".." could not be judged
+    opened = static_cast<int>(::syscall(SYS_openat2, dir.get(), path.c_str(), &how, sizeof how));
+  } while (opened < 0 && errno == EAGAIN);
+  const Fd fd(opened);
   if (!fd.ok()) return error();
   struct stat st {};
   ::fstat(fd.get(), &st);
