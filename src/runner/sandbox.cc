@@ -10,6 +10,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -292,6 +293,7 @@ class Supervisor {
 
 // What the child does before it becomes bubblewrap.
 struct Launch {
+  int parent = -1;  // a pidfd
   int program = -1;
   char* const* argv = nullptr;
   char* const* env = nullptr;
@@ -304,6 +306,8 @@ struct Launch {
 int launch_in_child(void* argument) {
   auto* launch = static_cast<Launch*>(argument);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  pollfd parent{launch->parent, POLLIN, 0};
+  if (::poll(&parent, 1, 0) > 0) return 127;  // it was killed before that: no signal will come
   // bubblewrap looks its own child up in /proc by number, which must be the namespace's.
   if (::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0) {
     launch->error = errno;
@@ -339,7 +343,9 @@ Result<pid_t> spawn(const std::string& bubblewrap, const std::vector<std::string
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   std::array<char*, 1> env = {nullptr};
-  Launch launch{program.get(), argv.data(), env.data(), fds, cgroups};
+  const Fd self(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
+  if (!self) return fail_errno("pidfd_open");
+  Launch launch{self.get(), program.get(), argv.data(), env.data(), fds, cgroups};
   HM_ASSIGN(const pid_t pid, run_child(launch_in_child, &launch, CLONE_NEWPID | CLONE_NEWNS));
   if (launch.error == 0) return pid;
   (void)wait_for_child(pid);

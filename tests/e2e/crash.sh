@@ -158,7 +158,29 @@ test_nothing_survives_kill_9_in_a_step() {
   killable_pipeline
   kill_mid_step
   assert_all_gone
-  wait_until 5 no_case_processes "$T" || fail "processes left: $(case_processes "$T")"
+  wait_until 5 no_case_processes "$T" || fail "processes left: $(show_case_processes "$T")"
+}
+
+# Killed just before its child asks to die with it: no signal comes, the child has to see by itself.
+test_kill_9_while_a_sandbox_starts() {
+  needs_command strace
+  strace -f true 2>/dev/null || skip 'strace may not trace here'
+  killable_pipeline
+  : >"$T/strace"
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  strace -f -q -o "$T/strace" -e trace=prctl,execve,execveat -e signal=none \
+    -e inject=prctl:delay_enter=1000000 \
+    sh -c '"$@"; sleep 3' sh "$HM" run ci -d "$W" >"$T/out" 2>&1 &
+  # The first one is the child that mounts, the second one is to become bubblewrap.
+  wait_until 20 awk '/PR_SET_PDEATHSIG/ { n += 1 } END { exit n < 2 }' "$T/strace" ||
+    fail "no sandbox started: $(cat "$T/strace" "$T/out")"
+  local hm child
+  hm=$(awk '/execve\(/ && / "run"/ && / = 0/ && !/"sh"/ { print $1; exit }' "$T/strace")
+  child=$(awk '/PR_SET_PDEATHSIG/ { pid = $1 } END { print pid }' "$T/strace")
+  kill -9 "$hm"
+  wait
+  ! grep -qE "^$child +execve" "$T/strace" || fail 'bubblewrap started without its hm'
+  grep -qE "^$child .*exited with 127" "$T/strace" || fail "$(cat "$T/strace")"
 }
 
 test_run_after_kill_9_is_right_and_cleans_up() {

@@ -258,16 +258,24 @@ is_not_running() {
 # Processes of the case in DIR: started with its environment, or in a mount namespace of their own
 # that still shows the case's directory. Asked from within the case, its own shells do not count.
 case_processes() {
-  local proc own
+  local proc own found
   own=$(readlink /proc/self/ns/mnt)
-  {
+  # The commands that look have the case's environment, too: all of them have ended when the
+  # processes found are looked at.
+  found=$({
     grep -lszxF "HM_E2E_CASE=$1" /proc/[0-9]*/environ
     grep -lsF "$1/" /proc/[0-9]*/mountinfo | while read -r proc; do
       if [[ $(readlink "${proc%/*}/ns/mnt") != "$own" ]]; then printf '%s\n' "$proc"; fi
     done
-  } 2>/dev/null | cut -d/ -f3 | sort -nu | while read -r proc; do
+  } 2>/dev/null | cut -d/ -f3 | sort -nu)
+  for proc in $found; do
     if [[ -d /proc/$proc ]] && ! is_shell_of_this_case "$proc"; then printf '%s\n' "$proc"; fi
   done
+}
+
+# The same for people, with what they are and what they wait for.
+show_case_processes() {
+  case_processes "$1" | xargs -r ps -o pid,ppid,stat,wchan:30,args -p
 }
 
 # is_shell_of_this_case PID: one of the case's own shells, or the timeout above them.

@@ -18,8 +18,18 @@ assert_step_exit() {
     fail "$1 does not end with $2: $(step_events "$1" | jq -c 'select(.kind == "step_end")')"
 }
 
+# cgroups_of PID: those that this hm made.
+cgroups_of() {
+  find /sys/fs/cgroup -type d -name "hm-step-$1-*" 2>/dev/null
+}
+
+# Those whose hm has ended; others run beside these tests.
 cgroups_left() {
-  find /sys/fs/cgroup -type d -name 'hm-step-*' 2>/dev/null
+  local dir pid
+  find /sys/fs/cgroup -type d -name 'hm-step-*' 2>/dev/null | while read -r dir; do
+    pid=${dir##*/hm-step-}
+    if [[ ! -d /proc/${pid%%-*} && -d $dir ]]; then printf '%s\n' "$dir"; fi
+  done
 }
 
 # The shell would go on: the step must not.
@@ -132,7 +142,7 @@ TOML
   "$HM" run ci --format json -d "$W" >"$OUT" 2>"$ERR" &
   local hm=$!
   wait_until 30 grep -q '"line": *"started"' "$OUT" || fail 'the step did not start'
-  if [[ -z $(cgroups_left) ]]; then
+  if [[ -z $(cgroups_of "$hm") ]]; then
     kill "$hm"
     wait "$hm" || true
     skip "no cgroups here: $(cat "$ERR")"
@@ -140,9 +150,12 @@ TOML
   kill -9 "$hm"
   wait "$hm" || true
   sed -i 's/echo started.*"/true"/' "$W/.hm/ci.toml"
-  wait_until 10 no_case_processes "$T" || fail 'processes of the killed hm are left'
+  if ! wait_until 10 no_case_processes "$T"; then
+    show_case_processes "$T"
+    fail 'processes of the killed hm are left'
+  fi
   run_ok
-  [[ -z $(cgroups_left) ]] || fail "left: $(cgroups_left)"
+  [[ -z $(cgroups_of "$hm") ]] || fail "left: $(cgroups_of "$hm")"
 }
 
 # Where a limit cannot be enforced, one line says so and the step runs.
