@@ -284,8 +284,7 @@ Result<Listing> LiveSource::list(const std::string& path) {
   return listing;
 }
 
-// Opens the file whose stat is pinned; kChanged when it is another one, or written to, by now.
-Result<Fd> LiveSource::open_pinned(const Pin& pin, const std::string& path) {
+Result<Fd> LiveSource::open_now(const std::string& path) {
   const auto where = rules_->locate(path);
   if (!where) return fail(ErrorCode::kChanged, rules_->display(path));
   // Should it have become a fifo meanwhile, O_NONBLOCK keeps the open from waiting for a writer.
@@ -295,8 +294,14 @@ Result<Fd> LiveSource::open_pinned(const Pin& pin, const std::string& path) {
       return fail(ErrorCode::kChanged, rules_->display(path));
     return fail(std::move(fd).error().in(rules_->display(path)));
   }
+  return fd;
+}
+
+// Opens the file whose stat is pinned; kChanged when it is another one, or written to, by now.
+Result<Fd> LiveSource::open_pinned(const Pin& pin, const std::string& path) {
+  HM_ASSIGN(Fd fd, open_now(path));
   struct stat st {};
-  if (::fstat(fd->get(), &st) != 0) return fail_errno(rules_->display(path));
+  if (::fstat(fd.get(), &st) != 0) return fail_errno(rules_->display(path));
   HM_ASSIGN(const LiveStat now, stat_of(st));
   const bool other = now.kind != pin.stat->kind || now.stamp != pin.stat->stamp;
   if (other && kPlanted != Defect::kRecheck) {
@@ -383,6 +388,59 @@ Result<Digest> LiveSource::capture(const std::string& path) {
   slot.captured = true;
   learn(*slot.stat, info.digest);
   return info.digest;
+}
+
+namespace {
+// Reads up to the end of the file; false when it does not have the size of `bytes`.
+Result<bool> read_whole(int fd, std::string& bytes) {
+  std::size_t got = 0;
+  char beyond = 0;
+  while (true) {
+    const bool full = got == bytes.size();
+    const ssize_t n = ::pread(fd, full ? &beyond : bytes.data() + got,
+                              full ? 1 : bytes.size() - got, static_cast<off_t>(got));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno("read");
+    if (full || n == 0) return full && n == 0;
+    got += static_cast<std::size_t>(n);
+  }
+}
+}  // namespace
+
+// The digest decides, not the stat: a file that was only touched still has the pinned bytes.
+Status LiveSource::read_again(const Pin& pin, const std::string& path, std::string& bytes) {
+  HM_ASSIGN(const Fd fd, open_now(path));
+  struct stat st {};
+  if (::fstat(fd.get(), &st) != 0) return fail_errno(rules_->display(path));
+  if (!S_ISREG(st.st_mode)) return fail(ErrorCode::kChanged, rules_->display(path));
+  HM_ASSIGN(const bool whole, read_whole(fd.get(), bytes));
+  if (whole && Digest::of(bytes) == *pin.content) return {};
+  if (check_unmoved(fd.get(), *pin.stat, rules_->display(path))) {
+    // It did not move: what the store remembered of it was wrong, and may have been used already.
+    HM_TRY(store_.drop_file_digests());
+  }
+  return fail(ErrorCode::kChanged, rules_->display(path));
+}
+
+Result<Digest> LiveSource::read_small(const std::string& path, std::string& bytes) {
+  Pin& slot = pin(path);
+  const std::lock_guard lock(slot.mutex);
+  HM_TRY(resolve(slot, path));
+  const bool is_small =
+      slot.stat && slot.stat->kind == EntryKind::kFile && slot.stat->stamp.size <= kSmallFile;
+  if (!is_small) return fail(ErrorCode::kNotFound, rules_->display(path) + ": not a small file");
+  bytes.resize(slot.stat->stamp.size);
+  if (slot.content) {
+    HM_TRY(read_again(slot, path, bytes));
+    return *slot.content;
+  }
+  HM_ASSIGN(const Fd fd, open_pinned(slot, path));
+  HM_ASSIGN(const bool whole, read_whole(fd.get(), bytes));
+  HM_TRY(check_unmoved(fd.get(), *slot.stat, rules_->display(path)));
+  if (!whole) return fail(ErrorCode::kChanged, rules_->display(path));
+  slot.content = Digest::of(bytes);
+  learn(*slot.stat, *slot.content);
+  return *slot.content;
 }
 
 Result<bool> LiveSource::moved(const std::string& path) {

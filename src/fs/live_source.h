@@ -1,8 +1,9 @@
 // LiveSource: a directory of the host as a read-only tree, pinned at first touch.
 //
 // A live directory moves while a run uses it. So the first lookup of a path pins what it found (or
-// that it found nothing), the first listing the names, the first read the bytes, which are copied
-// into the store and served from there: one run never sees two states of one file. `moved` tells
+// that it found nothing), the first listing the names, the first read the bytes: of a small file
+// their digest, which every later read has to have; those of a larger one are copied into the store
+// and served from there. One run never sees two states of one file. `moved` tells
 // later whether a pinned path looks different by now. What is visible, and how it looks, is the
 // matter of LiveRules (live_rules.h).
 //
@@ -26,6 +27,9 @@
 
 namespace hm::fs {
 
+// A file that one READ of the kernel fetches whole.
+inline constexpr std::uint64_t kSmallFile = std::uint64_t{128} * 1024;
+
 struct LiveEntry {
   Entry entry;
   std::int64_t mtime_ns = 0;
@@ -42,6 +46,10 @@ class LiveSource {
   // Content digest of a file that lookup found; `capture` also puts the bytes into the store.
   Result<Digest> digest(const std::string& path);
   Result<Digest> capture(const std::string& path);
+  // The bytes of a file of at most kSmallFile, and their digest: the first time those that are
+  // pinned, later those that are there, if they still are the pinned ones. Nothing is written into
+  // the store.
+  Result<Digest> read_small(const std::string& path, std::string& bytes);
 
   // Whether a pinned path has another value now; false for a path that was never pinned.
   Result<bool> moved(const std::string& path);
@@ -58,7 +66,9 @@ class LiveSource {
   Result<std::optional<LiveStat>> stat_now(const std::string& path);
   Result<Listing> list_now(const std::string& path);
   Status resolve(Pin& pin, const std::string& path);
+  Result<Fd> open_now(const std::string& path);
   Result<Fd> open_pinned(const Pin& pin, const std::string& path);
+  Status read_again(const Pin& pin, const std::string& path, std::string& bytes);
   Result<Digest> digest_locked(Pin& pin, const std::string& path);
   void learn(const LiveStat& stat, const Digest& digest);
   Result<std::optional<Digest>> known_digest(const LiveStat& stat);

@@ -37,7 +37,6 @@ constexpr double kForever = 365.0 * 24 * 3600 * 10;  // seconds; entries never c
 constexpr unsigned kServerThreads = 4;
 constexpr std::size_t kMaxTransfer = std::size_t{1} << 20;  // bytes of one READ
 constexpr std::size_t kOpenBlobs = 64;  // descriptors kept for files of more than one READ
-constexpr std::uint64_t kSmallFile = std::uint64_t{128} * 1024;
 
 std::uint64_t inode_number(std::string_view identity) {
   const std::uint64_t hash = std::hash<Digest>{}(Digest::of(identity));
@@ -169,7 +168,9 @@ class FuseSession final : public Session {
   Result<SessionNode*> child(SessionNode& parent, const std::string& name);
   Result<Digest> content(SessionNode& node);
   Result<std::shared_ptr<const Listing>> listing(SessionNode& node);
+  Status small_content(SessionNode& node, std::string& bytes);
   Result<std::shared_ptr<Fd>> open_content(SessionNode& node);
+  void read_small(fuse_req_t req, SessionNode& node, std::size_t size, std::size_t offset);
   Observation observation_of(SessionNode& node);
   void watch(SessionNode& node);
   int note_failure(const SessionNode& node, const Error& error);
@@ -217,13 +218,29 @@ Result<Digest> FuseSession::content(SessionNode& node) {
   {
     const std::lock_guard lock(node.mutex);
     if (!node.content) {
-      HM_ASSIGN(node.content, view_.capture(*node.node));
+      // What read_small serves later is checked against the digest: it needs no copy.
+      const bool live = view_.is_small_live(*node.node);
+      HM_ASSIGN(node.content, live ? view_.digest(*node.node) : view_.capture(*node.node));
       fresh = true;
     }
     node.read = true;
   }
   if (fresh) watch(node);
   return *node.content;  // never changes once set
+}
+
+// What is hashed is what is served: the file is read once.
+Status FuseSession::small_content(SessionNode& node, std::string& bytes) {
+  bool fresh = false;
+  {
+    const std::lock_guard lock(node.mutex);
+    HM_ASSIGN(const Digest digest, view_.read_small(*node.node, bytes));
+    fresh = !node.content;
+    node.content = digest;
+    node.read = true;
+  }
+  if (fresh) watch(node);
+  return {};
 }
 
 Result<std::shared_ptr<const Listing>> FuseSession::listing(SessionNode& node) {
@@ -409,6 +426,10 @@ void FuseSession::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t o
     fuse_reply_buf(req, nullptr, 0);
     return;
   }
+  if (view_.is_small_live(*node->node)) {
+    read_small(req, *node, size, static_cast<std::size_t>(offset));
+    return;
+  }
   const auto fd = open_content(*node);
   if (!fd) {
     fuse_reply_err(req, note_failure(*node, fd.error()));
@@ -435,6 +456,18 @@ void FuseSession::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t o
     return;
   }
   fuse_reply_buf(req, buffer.data(), got);
+}
+
+void FuseSession::read_small(fuse_req_t req, SessionNode& node, std::size_t size,
+                             std::size_t offset) {
+  thread_local std::string bytes;
+  if (const auto read = small_content(node, bytes); !read) {
+    fuse_reply_err(req, note_failure(node, read.error()));
+    return;
+  }
+  const std::string_view part =
+      std::string_view(bytes).substr(std::min(offset, bytes.size()), size);
+  fuse_reply_buf(req, part.data(), part.size());
 }
 
 void FuseSession::opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info) {

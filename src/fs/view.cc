@@ -241,6 +241,18 @@ Result<Digest> View::capture(const Node& file) const {
   return digest(file);
 }
 
+bool View::is_small_live(const Node& file) const {
+  return (file.base_ == Base::kImage || file.base_ == Base::kWorkspace) &&
+         file.entry.kind == EntryKind::kFile && file.entry.size <= kSmallFile;
+}
+
+Result<Digest> View::read_small(const Node& file, std::string& bytes) const {
+  if (file.base_ == Base::kWorkspace) {
+    return base_.workspace->read_small(workspace_path(file.path), bytes);
+  }
+  return base_.image->read_small(file.path, bytes);
+}
+
 Result<bool> View::moved(std::string_view path) const {
   if (base_.workspace && is_within(path, kWorkspacePath)) {
     return base_.workspace->moved(workspace_path(path));

@@ -79,6 +79,9 @@ class View {
   // Digest of a file's bytes; `capture` also makes sure that the store has them.
   Result<Digest> digest(const Node& file) const;
   Result<Digest> capture(const Node& file) const;
+  // Whether read_small has the bytes of this file: of a live source, and at most kSmallFile.
+  bool is_small_live(const Node& file) const;
+  Result<Digest> read_small(const Node& file, std::string& bytes) const;  // LiveSource::read_small
 
   // Whether a live path has changed since this run pinned it (LiveSource::moved).
   Result<bool> moved(std::string_view path) const;

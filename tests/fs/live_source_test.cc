@@ -107,6 +107,78 @@ TEST_F(LiveSourceTest, PinsHoldAfterTheFileChanged) {
   EXPECT_EQ(captured(*fresh, "f"), "after, and longer");
 }
 
+TEST_F(LiveSourceTest, SmallFilesAreReadWithoutACopy) {
+  write_file(at("f"), "before");
+  const auto source = trees_.image_source();
+  std::string bytes;
+  EXPECT_EQ(must(source->read_small("f", bytes)), Digest::of("before"));
+  EXPECT_EQ(bytes, "before");
+  EXPECT_FALSE(trees_.store().blobs().has(Digest::of("before"), 6));
+  EXPECT_FALSE(must(source->moved("f")));
+  set_mtime(at("f"), 12345);
+  bytes = "something else";
+  EXPECT_EQ(must(source->read_small("f", bytes)), Digest::of("before"));
+  EXPECT_EQ(bytes, "before") << "only touched";
+  std::filesystem::remove(at("f"));
+  write_file(at("f"), "before");
+  EXPECT_TRUE(source->read_small("f", bytes)) << "another file with the same bytes";
+}
+
+TEST_F(LiveSourceTest, SmallFileThatIsNotThePinnedOneIsChanged) {
+  const std::function<void()> edits[] = {
+      [&] { write_file(at("f"), "befOre"); },
+      [&] { write_file(at("f"), "longer than before"); },
+      [&] { write_file(at("f"), "short"); },
+      [&] { std::filesystem::remove(at("f")); },
+      [&] {
+        std::filesystem::remove(at("f"));
+        std::filesystem::create_directory(at("f"));
+      },
+      [&] {
+        std::filesystem::remove(at("f"));
+        must_be_zero(::mkfifo(at("f").c_str(), 0600), "mkfifo");
+      },
+      [&] {
+        write_file(at("g"), "before");
+        std::filesystem::remove(at("f"));
+        std::filesystem::create_symlink("g", at("f"));
+      },
+  };
+  for (const auto& edit : edits) {
+    for (const bool was_read : {false, true}) {
+      std::filesystem::remove_all(at("f"));
+      write_file(at("f"), "before");
+      const auto source = trees_.image_source();
+      must(source->lookup("f"));
+      std::string bytes;
+      if (was_read) must(source->read_small("f", bytes));
+      edit();
+      const auto read = source->read_small("f", bytes);
+      ASSERT_FALSE(read);
+      EXPECT_EQ(read.error().code, ErrorCode::kChanged);
+      if (was_read) EXPECT_TRUE(must(source->moved("f")));
+    }
+  }
+}
+
+TEST_F(LiveSourceTest, OnlySmallFilesAreReadSo) {
+  write_file(at("small"), std::string(kSmallFile, 's'));
+  write_file(at("large"), std::string(kSmallFile + 1, 'l'));
+  write_file(at("empty"), "");
+  std::filesystem::create_directory(at("d"));
+  const auto source = trees_.image_source();
+  std::string bytes;
+  EXPECT_TRUE(source->read_small("small", bytes));
+  EXPECT_EQ(bytes, std::string(kSmallFile, 's'));
+  EXPECT_EQ(must(source->read_small("empty", bytes)), Digest::of(""));
+  EXPECT_EQ(bytes, "");
+  for (const char* path : {"large", "d", "none"}) {
+    const auto read = source->read_small(path, bytes);
+    ASSERT_FALSE(read) << path;
+    EXPECT_EQ(read.error().code, ErrorCode::kNotFound) << path;
+  }
+}
+
 TEST_F(LiveSourceTest, FirstReadOfAFileThatIsNoLongerThePinnedOneIsChanged) {
   const std::vector<std::pair<std::string, std::function<void()>>> edits = {
       {"written to", [&] { write_file(at("f"), "bEfore"); }},

@@ -452,6 +452,27 @@ TEST_F(SessionTest, ReadFileStaysAsItWas) {
   EXPECT_FALSE(mounted.session().failure());
 }
 
+// The kernel asks again for what it dropped from its cache.
+TEST_F(SessionTest, SmallLiveFileIsReadAgainOnlyAsItWas) {
+  Mounted mounted(trees_, trees_.view());
+  const Fd fd = must(open_file(mounted / "workspace/README", O_RDONLY));
+  const auto read_uncached = [&] {
+    must_be_zero(::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED), "posix_fadvise");
+    char buffer[64];
+    return ::pread(fd.get(), buffer, sizeof buffer, 0);
+  };
+  EXPECT_EQ(read_uncached(), 6);
+  EXPECT_FALSE(trees_.store().blobs().has(Digest::of("readme"), 6)) << "no copy";
+  set_mtime(trees_.workspace("README"), 12345);
+  EXPECT_EQ(read_uncached(), 6) << "only touched";
+  write_file(trees_.workspace("README"), "rEadme");
+  EXPECT_EQ(read_uncached(), -1);
+  const auto failure = mounted.session().failure();
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->kind, SessionFailure::Kind::kMoved);
+  EXPECT_EQ(mounted.observations(), (Lines{"probe workspace", "content workspace/README"}));
+}
+
 TEST_F(SessionTest, StopUnmountsAndMayBeCalledAgain) {
   Mounted mounted(trees_, trees_.view());
   EXPECT_EQ(stat_errno(mounted / "d"), 0);
