@@ -28,6 +28,7 @@
 #include "fs/posix_acl.h"
 #include "fs/request_counts.h"
 #include "fs/skeleton.h"
+#include "fs/turns.h"
 
 namespace hm::fs {
 
@@ -190,6 +191,7 @@ class FuseSession final : public Session {
   std::vector<std::thread> threads_;
   std::atomic<bool> stopping_{false};
   std::atomic<unsigned> running_{0};  // server threads
+  Turns turns_;
   std::mutex ended_mutex_;
   std::condition_variable_any ended_;  // one of them has ended
   RequestCounts counts_;               // of those that have ended; guarded by ended_mutex_
@@ -218,6 +220,7 @@ Result<Digest> FuseSession::content(SessionNode& node) {
   {
     const std::lock_guard lock(node.mutex);
     if (!node.content) {
+      turns_.pass();  // a whole file is hashed, and perhaps copied
       // What read_small serves later is checked against the digest: it needs no copy.
       const bool live = view_.is_small_live(*node.node);
       HM_ASSIGN(node.content, live ? view_.digest(*node.node) : view_.capture(*node.node));
@@ -249,6 +252,7 @@ Result<std::shared_ptr<const Listing>> FuseSession::listing(SessionNode& node) {
   {
     const std::lock_guard lock(node.mutex);
     if (!node.listing) {
+      turns_.pass();
       HM_ASSIGN(Listing names, view_.list(*node.node));
       node.listing = std::make_shared<const Listing>(std::move(names));
       fresh = true;
@@ -630,12 +634,16 @@ fuse_lowlevel_ops make_operations() {
 void FuseSession::serve() {
   fuse_buf buffer{};
   RequestCounts counts;
-  while (!fuse_session_exited(session_.get())) {
+  while (true) {
+    turns_.take();
+    if (fuse_session_exited(session_.get())) break;
     const int size = fuse_session_receive_buf(session_.get(), &buffer);
     if (size == -EINTR) continue;
     if (size <= 0) break;
     counts.count(buffer.mem, static_cast<std::size_t>(size));
+    turns_.begin_answer();
     fuse_session_process_buf(session_.get(), &buffer);
+    turns_.end_answer();
   }
   if (!stopping_) {
     const std::lock_guard failure_lock(failure_mutex_);
@@ -645,6 +653,7 @@ void FuseSession::serve() {
     }
   }
   fuse_session_exit(session_.get());
+  turns_.pass();          // who waits for it finds the end too
   std::free(buffer.mem);  // NOLINT: allocated by libfuse with malloc
   const std::lock_guard lock(ended_mutex_);
   counts_.add(counts);

@@ -1,0 +1,36 @@
+// Turns: which of a server's threads reads the next request.
+//
+// With several threads blocked in read(2) the kernel wakes them in turn, each the one that has
+// slept longest, mostly on a processor that slept too: that doubled a round trip. So one thread
+// reads and answers as long as answers come at once. It passes the turn on before it does something
+// long, and for a while before every answer when answers have been waiting for a disk.
+//
+// Thread-safe: every thread of the server takes, answers and takes again.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+namespace hm::fs {
+
+class Turns {
+ public:
+  // Blocks until the turn is this thread's; at once if it still is.
+  void take();
+  // Lets another thread read; nothing if the turn is not this thread's.
+  void pass();
+  // Around each answer.
+  void begin_answer();
+  void end_answer();
+
+ private:
+  std::mutex mutex_;  // guards taken_
+  std::condition_variable passed_;
+  bool taken_ = false;
+  std::atomic<std::thread::id> holder_{};
+  std::atomic<std::int64_t> slow_until_ns_{0};  // on CLOCK_MONOTONIC
+};
+
+}  // namespace hm::fs
