@@ -78,11 +78,6 @@ constexpr std::array<LimitRow, RLIM_NLIMITS> kLimits = {
      {RLIMIT_RTTIME, "rttime", RLIM_INFINITY, RLIM_INFINITY},
      {RLIMIT_SIGPENDING, "sigpending", RLIM_INFINITY, RLIM_INFINITY}}};
 
-// Descriptors 0-2 and three more are bubblewrap's; everything else is close-on-exec.
-constexpr int kArgsFd = 3;
-constexpr int kStatusFd = 4;
-constexpr int kFilterFd = 5;
-
 struct Pipe {
   Fd read, write;
   static Result<Pipe> make() {
@@ -91,48 +86,6 @@ struct Pipe {
     return Pipe{Fd(fds[0]), Fd(fds[1])};
   }
 };
-
-std::vector<std::string> bubblewrap_arguments(const std::string& root, const HostFiles& files,
-                                              const Command& command) {
-  std::vector<std::string> args;
-  const auto add = [&](std::initializer_list<std::string> more) {
-    args.insert(args.end(), more.begin(), more.end());
-  };
-  add({"--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--new-session",
-       "--die-with-parent", "--hostname", kHostname, "--json-status-fd", std::to_string(kStatusFd),
-       "--seccomp", std::to_string(kFilterFd)});
-  if (command.network == Network::kNone) add({"--unshare-net"});
-  if (root.empty()) {  // a probe of the machine, not a step
-    add({"--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"});
-    return args;
-  }
-  add({"--bind", root, "/", "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/sys", "/sys",
-       "--tmpfs", "/run"});
-  // As root the kernel's settings would be writable (core_pattern runs programs on the host), and
-  // modes of files in /proc are the same in every instance of it.
-  add({"--remount-ro", "/proc"});
-  for (const auto& [path, host] : files) add({"--ro-bind", host, path});
-  add({"--cap-drop", "ALL"});
-  for (const char* capability : kCapabilities) add({"--cap-add", capability});
-  add({"--clearenv"});
-  for (const auto& [name, value] : command.env) add({"--setenv", name, value});
-  add({"--chdir", command.cwd.empty() ? "/workspace" : "/workspace/" + command.cwd});
-  return args;
-}
-
-// A descriptor holding the arguments, NUL after each, as `bwrap --args` reads them.
-Result<Fd> arguments_file(const std::vector<std::string>& args) {
-  Fd fd(::memfd_create("hm-args", MFD_CLOEXEC));
-  if (!fd) return fail_errno("memfd_create");
-  std::string bytes;
-  for (const std::string& arg : args) {
-    bytes += arg;
-    bytes.push_back('\0');
-  }
-  HM_TRY(write_all(fd.get(), bytes));
-  if (::lseek(fd.get(), 0, SEEK_SET) != 0) return fail_errno("lseek");
-  return fd;
-}
 
 // The child of this thread; killed and reaped when it goes out of scope.
 class Child {
@@ -388,6 +341,47 @@ Result<HostFiles> host_files(const std::string& dir) {
   return files;
 }
 
+std::vector<std::string> bubblewrap_arguments(const std::string& root, const HostFiles& files,
+                                              const Command& command) {
+  std::vector<std::string> args;
+  const auto add = [&](std::initializer_list<std::string> more) {
+    args.insert(args.end(), more.begin(), more.end());
+  };
+  add({"--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--new-session",
+       "--die-with-parent", "--hostname", kHostname, "--json-status-fd", std::to_string(kStatusFd),
+       "--seccomp", std::to_string(kFilterFd)});
+  if (command.network == Network::kNone) add({"--unshare-net"});
+  if (root.empty()) {  // a probe of the machine, not a step
+    add({"--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"});
+    return args;
+  }
+  add({"--bind", root, "/", "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/sys", "/sys",
+       "--tmpfs", "/run"});
+  // As root the kernel's settings would be writable (core_pattern runs programs on the host), and
+  // modes of files in /proc are the same in every instance of it.
+  add({"--remount-ro", "/proc"});
+  for (const auto& [path, host] : files) add({"--ro-bind", host, path});
+  add({"--cap-drop", "ALL"});
+  for (const char* capability : kCapabilities) add({"--cap-add", capability});
+  add({"--clearenv"});
+  for (const auto& [name, value] : command.env) add({"--setenv", name, value});
+  add({"--chdir", command.cwd.empty() ? "/workspace" : "/workspace/" + command.cwd});
+  return args;
+}
+
+Result<Fd> arguments_file(const std::vector<std::string>& args) {
+  Fd fd(::memfd_create("hm-args", MFD_CLOEXEC));
+  if (!fd) return fail_errno("memfd_create");
+  std::string bytes;
+  for (const std::string& arg : args) {
+    bytes += arg;
+    bytes.push_back('\0');
+  }
+  HM_TRY(write_all(fd.get(), bytes));
+  if (::lseek(fd.get(), 0, SEEK_SET) != 0) return fail_errno("lseek");
+  return fd;
+}
+
 void apply_limits() {
   for (const LimitRow& row : kLimits) {
     rlimit limit{};
@@ -443,6 +437,7 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
   HM_ASSIGN(const Fd null, open_file("/dev/null", O_RDONLY));
   HM_ASSIGN(Fd args, arguments_file(bubblewrap_arguments(root, files, command)));
   HM_ASSIGN(const Fd filter, system_call_filter());
+  // Descriptors 0-2 and three more are bubblewrap's; everything else is close-on-exec.
   // What is handed over must not sit on a number that is handed out: move everything up first.
   std::array<std::pair<int, int>, 6> given = {{{null.get(), 0},
                                                {out.write.get(), 1},

@@ -9,6 +9,7 @@
 
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "runner/backend.h"
 #include "runner/cgroup.h"
@@ -32,6 +33,16 @@ Status check_bubblewrap(const std::string& bubblewrap);
 using HostFiles = std::vector<std::pair<std::string, std::string>>;
 // resolv.conf and hosts are the host's (empty without one), hostname is ours; made in `dir`.
 Result<HostFiles> host_files(const std::string& dir);
+
+// What bubblewrap is told, but for the command itself; `root` as in run_sandboxed. It reads these
+// arguments and the filter of system calls from descriptors, and writes its status to one.
+inline constexpr int kArgsFd = 3;
+inline constexpr int kStatusFd = 4;
+inline constexpr int kFilterFd = 5;
+std::vector<std::string> bubblewrap_arguments(const std::string& root, const HostFiles& files,
+                                              const Command& command);
+// A descriptor holding the arguments, NUL after each, as `bwrap --args` reads them.
+Result<Fd> arguments_file(const std::vector<std::string>& args);
 
 // Gives this process, and so every step, the same resource limits whatever its caller's are; what
 // cannot be raised stays, and is part of every key (limits_description).

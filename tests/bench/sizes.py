@@ -1,0 +1,29 @@
+"""How much work each row does: as its text says, or tiny for --quick."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    sources: int  # W1: files to compile
+    headers: int
+    files: int  # W2, W3, W5, W8: small files
+    big_mib: int  # W4, W8
+    random_reads: int
+    repository: int  # W5: files of a git repository
+    null_steps: int  # W6
+    null_looks: tuple  # observations a step
+    null_trees: tuple  # files in the workspace
+    copy_tree: int  # W6: files that Harmont's way copies
+    start_steps: int  # W7
+    values: tuple  # W9: recorded values of a step's inputs
+    names: int  # W10
+
+
+FULL = Sizes(sources=200, headers=50, files=10_000, big_mib=1024, random_reads=20_000,
+             repository=50_000, null_steps=20, null_looks=(200, 5000),
+             null_trees=(1_000, 10_000, 100_000, 1_000_000), copy_tree=100_000, start_steps=50,
+             values=(1, 16, 1000), names=1_000_000)
+QUICK = Sizes(sources=4, headers=4, files=500, big_mib=16, random_reads=500, repository=500,
+              null_steps=4, null_looks=(50, 200), null_trees=(500, 2_000), copy_tree=500,
+              start_steps=4, values=(1, 4, 16), names=5_000)

@@ -1,0 +1,101 @@
+"""W1: compiling, in a step and in the plain sandbox."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+
+from contestants import Hm, Native, ms
+from measure import HM, NATIVE, Group, Row, within
+from place import below, copy_program
+
+MAKEFILE = """\
+OBJECTS := $(patsubst %.cc,%.o,$(wildcard src/*.cc))
+all: $(OBJECTS)
+%.o: %.cc
+\tg++ -std=c++17 -O1 -Iinclude -c $< -o $@
+clean:
+\trm -f $(OBJECTS)
+"""
+INCLUDED = 10  # of our headers, by each source
+
+
+def header(i):
+    return (f"#pragma once\n#include <string>\n#include <vector>\n"
+            f"struct S{i} {{ std::string name; std::vector<int> items; }};\n"
+            f"inline std::size_t size_{i}(const S{i}& s) {{ return s.items.size() + {i}; }}\n")
+
+
+def source(i, headers):
+    used = sorted({(i * 7 + j * 3) % headers for j in range(INCLUDED)})
+    lines = [f'#include "h{h}.h"' for h in used]
+    lines += [f"std::size_t f{i}_{h}(const S{h}& s) {{ return size_{h}(s) * {i + 1}; }}"
+              for h in used]
+    return "\n".join(lines) + "\n"
+
+
+def make_project(workspace, sizes):
+    for name in (".hm", "src", "include"):
+        (workspace / name).mkdir(parents=True)
+    (workspace / "Makefile").write_text(MAKEFILE)
+    for i in range(sizes.headers):
+        (workspace / f"include/h{i}.h").write_text(header(i))
+    for i in range(sizes.sources):
+        (workspace / f"src/f{i}.cc").write_text(source(i, sizes.headers))
+
+
+def compiler_image(place):
+    """An image with g++, make, and the headers of the host."""
+    base, image = place.image("make"), place.fresh("compiler")
+    shutil.copytree(base, image, dirs_exist_ok=True)
+    copy_program(image, shutil.which("g++"), "/usr/bin/g++")
+    for program in ("cc1plus", "as"):
+        path = subprocess.run(["g++", f"-print-prog-name={program}"], capture_output=True,
+                              text=True, check=True).stdout.strip()
+        path = path if "/" in path else shutil.which(path)
+        copy_program(image, path, os.path.normpath(path))
+    searched = subprocess.run(["g++", "-E", "-x", "c++", "-v", "/dev/null"], capture_output=True,
+                              text=True, check=True).stderr
+    directories = {os.path.realpath(d) for d in re.findall(r"^ (/\S+)$", searched, re.M)}
+    outermost = [d for d in directories if not any(below(d, other) for other in directories - {d})]
+    for directory in filter(os.path.isdir, outermost):
+        shutil.copytree(directory, image / directory.lstrip("/"), symlinks=True,
+                        dirs_exist_ok=True)
+    return image
+
+
+def compile_group(place, sizes):
+    case, image = place.fresh("compile"), compiler_image(place)
+    hm, native = Hm(place, case, image), Native(place, case, image)
+    build = "bench_ops time {} make -j2"
+    both = f"{build.format('cold')} && make clean >/dev/null && {build.format('warm')}"
+
+    def prepare():
+        make_project(case / "workspace", sizes)
+        place.settle(time.time())
+
+    def with_hm():
+        hm.fresh_home()
+        first = hm.step(both).values
+        place.drop_caches()
+        known = hm.step(build.format("cold")).values
+        return {"W1": ms(first["cold"]), "W1-warm": ms(first["warm"]),
+                "W1-known": ms(known["cold"])}
+
+    def with_native():
+        values = native.run("cd /workspace && " + both)
+        return {"W1": ms(values["cold"]), "W1-warm": ms(values["warm"]),
+                "W1-known": ms(values["cold"])}
+
+    text = f"make -j2 of {sizes.sources} C++ files, in the step"
+    return Group([
+        Row("W1", f"{text}; caches dropped, empty store", cold=True, bars=(within(1.05),)),
+        Row("W1-known", f"{text}; caches dropped, sources and compiler in the store", cold=True,
+            bars=(within(1.05),)),
+        Row("W1-warm", f"{text}; once more after make clean", bars=(within(1.02),)),
+    ], {HM: with_hm, NATIVE: with_native}, prepare, hm.drop_home, cold=True)
+
+
+def groups(place, sizes, _options):
+    return {"W1": [lambda: compile_group(place, sizes)]}
