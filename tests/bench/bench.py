@@ -90,7 +90,7 @@ def main():
     stop_on_signals()
     began = time.time()
     place = Place(args.dir, args.build)
-    place.settles = not args.quick
+    place.patient = not args.quick
     runner = measure.Runner(place, args.rounds)
     try:
         machine = machine_of(place)

@@ -25,7 +25,7 @@ class Place:
         self.root.chmod(0o755)
         self.build = Path(build).resolve()
         self.counting = False  # hm is to say how many requests it served
-        self.settles = True  # whether trees are left to age
+        self.patient = True  # waits for disks and for files to age: figures are wanted
         self._requests = []
         self._children = []
         self._number = 0
@@ -105,12 +105,16 @@ class Place:
         """Does nothing where it is not allowed: then the rows that need it are skipped."""
         if not self.can_drop_caches():
             return
-        os.sync()
+        self.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
+
+    def sync(self):
+        if self.patient:
+            os.sync()
 
     def settle(self, since):
         """Waits until files made at `since` (time.time()) are old enough for hm's stat cache."""
-        if self.settles:
+        if self.patient:
             time.sleep(max(0, since + TREE_AGE - time.time()))
 
     # --- images -------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def write_group(place, sizes):
     command = f"{OPS} write write big 1 {sizes.big_mib}"
 
     def settled(values):
-        os.sync()  # the next one does not write this one's pages
+        place.sync()  # the next one does not write this one's pages
         return {"W4-write": rate(size, values["write"])}
 
     def with_hm():
@@ -138,7 +138,7 @@ class Capture:
         """Into an empty store: (nanoseconds, nanoseconds of that for hashing if hm says so)."""
         self.hm.fresh_home()
         empty = min(self.hm.step("true").wall_ns for _ in range(3))
-        os.sync()
+        self.place.sync()
         self.place.counting = True
         outcome = self.hm.step(command)
         return outcome.wall_ns - outcome.values["write"] - empty, outcome.capture_ns
@@ -146,10 +146,10 @@ class Capture:
     def count(self, command):
         """Says how much the disk took and how much the store grew by."""
         self.hm.fresh_home()
-        os.sync()
+        self.place.sync()
         before, free = written_bytes(self.hm.home), free_bytes(self.hm.home)
         self.hm.step(command)
-        os.sync()
+        self.place.sync()
         after = written_bytes(self.hm.home)
         written = "not known" if before is None else f"{(after - before) / MIB:.0f} MiB"
         grown = (free - free_bytes(self.hm.home)) / MIB
