@@ -1,5 +1,5 @@
-// FUSE callbacks and the table of nodes behind them. The kernel side of each rule used here is in
-// fs/fuse of the kernel source and Documentation/filesystems/fuse.rst; what was tried is in
+// FUSE callbacks; the nodes behind them are in node_table.h. The kernel side of each rule used here
+// is in fs/fuse of the kernel source and Documentation/filesystems/fuse.rst; what was tried is in
 // hm-design(7).
 #include "fs/session.h"
 
@@ -15,14 +15,12 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
-#include <deque>
 #include <list>
 #include <mutex>
-#include <shared_mutex>
 #include <thread>
-#include <unordered_map>
 #include <vector>
 
+#include "fs/node_table.h"
 #include "fs/overlay_xattr.h"
 #include "fs/planted_defect.h"
 #include "fs/posix_acl.h"
@@ -39,74 +37,17 @@ constexpr unsigned kServerThreads = 4;
 constexpr std::size_t kMaxTransfer = std::size_t{1} << 20;  // bytes of one READ
 constexpr std::size_t kOpenBlobs = 64;  // descriptors kept for files of more than one READ
 
+// Collisions among a million names are as likely as 1 in 10^7, and nothing but a name is hashed.
 std::uint64_t inode_number(std::string_view identity) {
-  const std::uint64_t hash = std::hash<Digest>{}(Digest::of(identity));
+  const std::uint64_t hash = std::hash<std::string_view>{}(identity);
   return hash < 2 ? hash + 2 : hash;
 }
 
 // Equal only within a link group, and a group only within one layer.
-std::string inode_identity(const View& view, const std::string& path, const View::Node& node) {
+std::string inode_identity(const View& view, const View::Node& node) {
   const std::string& group = node.entry.link_group;
-  return group.empty() ? path : std::to_string(view.link_rank(node)) + "//" + group;
+  return group.empty() ? node.path : std::to_string(view.link_rank(node)) + "//" + group;
 }
-
-struct SessionNode {
-  std::uint64_t id = 0;
-  std::optional<View::Node> node;  // nullopt: absent, so that its absence is recorded
-  std::string path;
-  std::atomic<bool> read{false};
-  std::atomic<bool> listed{false};
-  std::mutex mutex;  // guards the rest; held while content is captured
-  std::optional<Digest> content;
-  std::shared_ptr<const Listing> listing;
-};
-
-struct ChildKey {
-  std::uint64_t parent;
-  std::string name;
-  bool operator==(const ChildKey&) const = default;
-};
-struct ChildKeyHash {
-  std::size_t operator()(const ChildKey& key) const {
-    return std::hash<std::string>{}(key.name) ^ (key.parent * 0x9e3779b97f4a7c15ULL);
-  }
-};
-
-// Nodes by id and by (parent, name). Ids are dense, from FUSE_ROOT_ID.
-class NodeTable {
- public:
-  SessionNode* get(std::uint64_t id) {
-    const std::shared_lock lock(mutex_);
-    return id == 0 || id > nodes_.size() ? nullptr : &nodes_[id - 1];
-  }
-  SessionNode* find(const ChildKey& key) {
-    const std::shared_lock lock(mutex_);
-    const auto it = children_.find(key);
-    return it == children_.end() ? nullptr : &nodes_[it->second - 1];
-  }
-  // The node of `key`; of two racing calls the first wins, and both see its node.
-  std::pair<SessionNode*, bool> insert(ChildKey key, std::string path,
-                                       std::optional<View::Node> node) {
-    const std::unique_lock lock(mutex_);
-    const auto [it, fresh] = children_.try_emplace(std::move(key), nodes_.size() + 1);
-    if (!fresh) return {&nodes_[it->second - 1], false};
-    SessionNode& slot = nodes_.emplace_back();
-    slot.id = nodes_.size();
-    slot.path = std::move(path);
-    slot.node = std::move(node);
-    return {&slot, true};
-  }
-  template <class Visit>
-  void each(Visit visit) {
-    const std::shared_lock lock(mutex_);
-    for (SessionNode& node : nodes_) visit(node);
-  }
-
- private:
-  std::shared_mutex mutex_;
-  std::deque<SessionNode> nodes_;  // references stay valid
-  std::unordered_map<ChildKey, std::uint64_t, ChildKeyHash> children_;
-};
 
 // The few descriptors of large blobs that are being read.
 class OpenBlobs {
@@ -166,22 +107,25 @@ class FuseSession final : public Session {
   void statfs(fuse_req_t req);
 
  private:
-  Result<SessionNode*> child(SessionNode& parent, const std::string& name);
-  Result<Digest> content(SessionNode& node);
-  Result<std::shared_ptr<const Listing>> listing(SessionNode& node);
-  Status small_content(SessionNode& node, std::string& bytes);
-  Result<std::shared_ptr<Fd>> open_content(SessionNode& node);
-  void read_small(fuse_req_t req, SessionNode& node, std::size_t size, std::size_t offset);
-  Observation observation_of(SessionNode& node);
-  void watch(SessionNode& node);
-  int note_failure(const SessionNode& node, const Error& error);
-  struct stat attributes(const SessionNode& node) const;
+  using Id = NodeTable::Id;
+  static Id id_of(fuse_ino_t ino) { return ino > UINT32_MAX ? 0 : static_cast<Id>(ino); }
+  Result<Id> child(Id parent, std::string_view name);
+  Result<Digest> content(Id id, const View::Node& node);
+  Result<std::shared_ptr<const PackedListing>> listing(Id id);
+  Status small_content(Id id, const View::Node& node, std::string& bytes);
+  Result<std::shared_ptr<Fd>> open_content(Id id, const View::Node& node);
+  void read_small(fuse_req_t req, Id id, const View::Node& node, std::size_t size,
+                  std::size_t offset);
+  Observation observation_of(Id id);
+  void watch(Id id);
+  int note_failure(const std::string& path, const Error& error);
+  struct stat attributes(const View::Node& node) const;
   void serve();
 
   const View& view_;
   store::Store& store_;
   Watcher watcher_;
-  NodeTable nodes_;
+  std::optional<NodeTable> nodes_;  // from mount on
   OpenBlobs open_blobs_;
   std::mutex failure_mutex_;
   std::optional<SessionFailure> failure_;
@@ -199,101 +143,80 @@ class FuseSession final : public Session {
 
 // --- from the kernel's requests to the view -------------------------------------------------
 
-Result<SessionNode*> FuseSession::child(SessionNode& parent, const std::string& name) {
-  ChildKey key{parent.id, name};
-  if (SessionNode* known = nodes_.find(key)) return known;
-  if (!parent.node || parent.node->entry.kind != EntryKind::kDirectory) {
-    return fail(system_error(parent.path, ENOTDIR));
-  }
-  HM_ASSIGN(auto found, view_.child(*parent.node, name));
-  std::string path = join_path(parent.path, name);
+Result<NodeTable::Id> FuseSession::child(Id parent, std::string_view name) {
+  if (const auto known = nodes_->find(parent, name)) return *known;
+  const View::Node* dir = nodes_->directory(parent);
+  if (dir == nullptr) return fail(system_error(nodes_->path(parent), ENOTDIR));
+  HM_ASSIGN(auto found, view_.child(*dir, name));
+  std::string group;
   if (kPlanted == Defect::kNodeid && found && found->entry.nlink > 1) {
-    key = {0, inode_identity(view_, path, *found)};
+    group = inode_identity(view_, *found);
+    parent = 0;
+    name = group;
   }
-  const auto [node, fresh] = nodes_.insert(std::move(key), std::move(path), std::move(found));
-  if (fresh) watch(*node);
-  return node;
+  HM_ASSIGN(const auto inserted, nodes_->insert(parent, name, std::move(found)));
+  const auto [id, fresh] = inserted;
+  if (fresh) watch(id);
+  return id;
 }
 
-Result<Digest> FuseSession::content(SessionNode& node) {
-  bool fresh = false;
-  {
-    const std::lock_guard lock(node.mutex);
-    if (!node.content) {
-      turns_.pass();  // a whole file is hashed, and perhaps copied
-      // What read_small serves later is checked against the digest: it needs no copy.
-      const bool live = view_.is_small_live(*node.node);
-      HM_ASSIGN(node.content, live ? view_.digest(*node.node) : view_.capture(*node.node));
-      fresh = true;
-    }
-    node.read = true;
-  }
-  if (fresh) watch(node);
-  return *node.content;  // never changes once set
+Result<Digest> FuseSession::content(Id id, const View::Node& node) {
+  if (const auto known = nodes_->content(id)) return *known;
+  turns_.pass();  // a whole file is hashed, and perhaps copied
+  // What read_small serves later is checked against the digest: it needs no copy.
+  const bool live = view_.is_small_live(node);
+  HM_ASSIGN(const Digest digest, live ? view_.digest(node) : view_.capture(node));
+  if (nodes_->set_content(id, digest)) watch(id);
+  return digest;  // the view pins it: that of another thread is the same
 }
 
 // What is hashed is what is served: the file is read once.
-Status FuseSession::small_content(SessionNode& node, std::string& bytes) {
-  bool fresh = false;
-  {
-    const std::lock_guard lock(node.mutex);
-    HM_ASSIGN(const Digest digest, view_.read_small(*node.node, bytes));
-    fresh = !node.content;
-    node.content = digest;
-    node.read = true;
-  }
-  if (fresh) watch(node);
+Status FuseSession::small_content(Id id, const View::Node& node, std::string& bytes) {
+  HM_ASSIGN(const Digest digest, view_.read_small(node, bytes));
+  if (nodes_->set_content(id, digest)) watch(id);
   return {};
 }
 
-Result<std::shared_ptr<const Listing>> FuseSession::listing(SessionNode& node) {
-  bool fresh = false;
-  std::shared_ptr<const Listing> out;
-  {
-    const std::lock_guard lock(node.mutex);
-    if (!node.listing) {
-      turns_.pass();
-      HM_ASSIGN(Listing names, view_.list(*node.node));
-      node.listing = std::make_shared<const Listing>(std::move(names));
-      fresh = true;
-    }
-    node.listed = true;
-    out = node.listing;
-  }
-  if (fresh) watch(node);
-  return out;
+Result<std::shared_ptr<const PackedListing>> FuseSession::listing(Id id) {
+  if (auto known = nodes_->listing(id)) return known;
+  const View::Node* dir = nodes_->directory(id);
+  if (dir == nullptr) return fail(system_error(nodes_->path(id), ENOTDIR));
+  turns_.pass();
+  HM_ASSIGN(const Listing names, view_.list(*dir));
+  if (nodes_->set_listing(id, std::make_shared<const PackedListing>(names))) watch(id);
+  return nodes_->listing(id);
 }
 
-Result<std::shared_ptr<Fd>> FuseSession::open_content(SessionNode& node) {
-  HM_ASSIGN(const Digest digest, content(node));
-  if (auto open = open_blobs_.find(node.id)) return open;
-  HM_ASSIGN(Fd fd, store_.blobs().open_blob(digest, node.node->entry.size));
+Result<std::shared_ptr<Fd>> FuseSession::open_content(Id id, const View::Node& node) {
+  HM_ASSIGN(const Digest digest, content(id, node));
+  if (auto open = open_blobs_.find(id)) return open;
+  HM_ASSIGN(Fd fd, store_.blobs().open_blob(digest, node.entry.size));
   auto shared = std::make_shared<Fd>(std::move(fd));
-  if (node.node->entry.size > kSmallFile) open_blobs_.keep(node.id, shared);
+  if (node.entry.size > kSmallFile) open_blobs_.keep(id, shared);
   return shared;
 }
 
-Observation FuseSession::observation_of(SessionNode& node) {
-  if (!node.node) return {node.path, ObservationKind::kProbe, probe_text(std::nullopt)};
-  const std::lock_guard lock(node.mutex);
-  if (node.read && node.content) {
-    return {node.path, ObservationKind::kContent, content_text(node.node->entry, *node.content)};
+Observation FuseSession::observation_of(Id id) {
+  const auto node = nodes_->node(id);
+  if (!node) return {nodes_->path(id), ObservationKind::kProbe, probe_text(std::nullopt)};
+  if (const auto digest = nodes_->content(id)) {
+    return {node->path, ObservationKind::kContent, content_text(node->entry, *digest)};
   }
-  if (node.listed && node.listing) {
-    return {node.path, ObservationKind::kList, list_text(node.node->entry, *node.listing)};
+  if (const auto names = nodes_->listing(id)) {
+    return {node->path, ObservationKind::kList, list_text(node->entry, names->unpack())};
   }
-  return {node.path, ObservationKind::kProbe, probe_text(node.node->entry)};
+  return {node->path, ObservationKind::kProbe, probe_text(node->entry)};
 }
 
-void FuseSession::watch(SessionNode& node) {
-  if (watcher_) watcher_(observation_of(node));
+void FuseSession::watch(Id id) {
+  if (watcher_) watcher_(observation_of(id));
 }
 
-int FuseSession::note_failure(const SessionNode& node, const Error& error) {
+int FuseSession::note_failure(const std::string& path, const Error& error) {
   const std::lock_guard lock(failure_mutex_);
   // An error that says what to do about it wins over one that only spoils the record.
   if (!failure_ || failure_->kind == SessionFailure::Kind::kIncomplete) {
-    SessionFailure failure{SessionFailure::Kind::kIncomplete, "/" + node.path, error.message};
+    SessionFailure failure{SessionFailure::Kind::kIncomplete, "/" + path, error.message};
     if (error.code == ErrorCode::kChanged) {
       failure.kind = SessionFailure::Kind::kMoved;
       failure.path = error.message;
@@ -307,56 +230,57 @@ int FuseSession::note_failure(const SessionNode& node, const Error& error) {
 
 Result<std::optional<View::Node>> FuseSession::observe(const std::string& path,
                                                        ObservationKind kind) {
-  SessionNode* node = nodes_.get(FUSE_ROOT_ID);
+  Id id = NodeTable::kRoot;
   std::string_view rest = path;
   while (!rest.empty()) {
-    if (!node->node || node->node->entry.kind != EntryKind::kDirectory) {
-      return std::optional<View::Node>{};
-    }
+    if (nodes_->directory(id) == nullptr) return std::optional<View::Node>{};
     const std::size_t slash = rest.find('/');
-    HM_ASSIGN(node, child(*node, std::string(rest.substr(0, slash))));
+    HM_ASSIGN(id, child(id, rest.substr(0, slash)));
     rest = slash == std::string_view::npos ? std::string_view{} : rest.substr(slash + 1);
   }
-  if (!node->node) return std::optional<View::Node>{};
-  if (kind == ObservationKind::kContent && node->node->entry.kind == EntryKind::kFile) {
-    HM_TRY(content(*node));
+  auto node = nodes_->node(id);
+  if (!node) return node;
+  if (kind == ObservationKind::kContent && node->entry.kind == EntryKind::kFile) {
+    HM_TRY(content(id, *node));
   }
-  if (kind == ObservationKind::kList && node->node->entry.kind == EntryKind::kDirectory) {
-    HM_TRY(listing(*node));
+  if (kind == ObservationKind::kList && node->entry.kind == EntryKind::kDirectory) {
+    HM_TRY(listing(id));
   }
-  return node->node;
+  return node;
 }
 
 Trace FuseSession::trace() {
   TraceBuilder builder;
-  nodes_.each([&](SessionNode& node) {
-    if (!node.node && kPlanted == Defect::kAbsent) return;
-    builder.add(observation_of(node), node.node ? &*node.node : nullptr, node.listing);
-  });
+  for (Id id = NodeTable::kRoot; id <= nodes_->last(); ++id) {
+    const auto node = nodes_->node(id);
+    if (!node && kPlanted == Defect::kAbsent) continue;
+    const auto names = nodes_->listing(id);
+    builder.add(observation_of(id), node ? &*node : nullptr,
+                names ? std::make_shared<const Listing>(names->unpack()) : nullptr);
+  }
   return builder.finish(ImpliedAbsence::kDrop);
 }
 
 std::vector<SeenTime> FuseSession::seen_times() {
   std::vector<SeenTime> out;
-  nodes_.each([&](SessionNode& item) {
-    if (!item.node || item.node->entry.kind == EntryKind::kDirectory) return;
-    const View::Node& node = *item.node;
-    if (node.mtime_ns == kFixedTimeNs) return;  // of no use: every workspace has it
-    const bool is_empty_file = node.entry.kind == EntryKind::kFile && node.entry.size == 0;
+  for (Id id = NodeTable::kRoot; id <= nodes_->last(); ++id) {
+    const auto node = nodes_->node(id);
+    if (!node || node->entry.kind == EntryKind::kDirectory) continue;
+    if (node->mtime_ns == kFixedTimeNs) continue;  // of no use: every workspace has it
+    const bool is_empty_file = node->entry.kind == EntryKind::kFile && node->entry.size == 0;
     std::optional<std::string> identity;
     if (is_empty_file) identity = Digest::of("").hex();
-    if (item.content) identity = item.content->hex();
-    if (node.entry.kind != EntryKind::kFile) identity = node.entry.target;
-    out.push_back({node.mtime_ns, node.path, std::move(identity), node.of_run});
-  });
+    if (const auto digest = nodes_->content(id)) identity = digest->hex();
+    if (node->entry.kind != EntryKind::kFile) identity = node->entry.target;
+    out.push_back({node->mtime_ns, node->path, std::move(identity), node->of_run});
+  }
   return out;
 }
 
-struct stat FuseSession::attributes(const SessionNode& item) const {
-  const View::Node& node = *item.node;
+struct stat FuseSession::attributes(const View::Node& node) const {
   const Entry& entry = node.entry;
   struct stat st {};
-  st.st_ino = inode_number(inode_identity(view_, item.path, node));
+  st.st_ino = inode_number(inode_identity(view_, node));
   st.st_mode = type_bits(entry.kind) | entry.mode;
   st.st_nlink = entry.nlink;
   st.st_uid = entry.uid;
@@ -377,33 +301,28 @@ struct stat FuseSession::attributes(const SessionNode& item) const {
 // --- FUSE operations ------------------------------------------------------------------------
 
 void FuseSession::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
-  SessionNode* dir = nodes_.get(parent);
-  if (dir == nullptr) {
-    fuse_reply_err(req, ESTALE);
-    return;
-  }
   if (std::strlen(name) > 255) {
     fuse_reply_err(req, ENAMETOOLONG);
     return;
   }
-  const auto node = child(*dir, name);
-  if (!node) {
-    fuse_reply_err(req, note_failure(*dir, node.error()));
+  const auto id = child(id_of(parent), name);
+  if (!id) {
+    fuse_reply_err(req, note_failure(nodes_->path(id_of(parent)), id.error()));
     return;
   }
   fuse_entry_param entry{};
   entry.entry_timeout = kForever;
   entry.attr_timeout = kForever;
-  if ((*node)->node) {  // else a negative entry: inode 0, remembered by the kernel
-    entry.ino = (*node)->id;
-    entry.attr = attributes(**node);
+  if (const auto node = nodes_->node(*id)) {  // else a negative entry: inode 0, which is kept too
+    entry.ino = *id;
+    entry.attr = attributes(*node);
   }
   fuse_reply_entry(req, &entry);
 }
 
 void FuseSession::getattr(fuse_req_t req, fuse_ino_t ino) {
-  const SessionNode* node = nodes_.get(ino);
-  if (node == nullptr || !node->node) {
+  const auto node = nodes_->node(id_of(ino));
+  if (!node) {
     fuse_reply_err(req, ESTALE);
     return;
   }
@@ -412,31 +331,32 @@ void FuseSession::getattr(fuse_req_t req, fuse_ino_t ino) {
 }
 
 void FuseSession::readlink(fuse_req_t req, fuse_ino_t ino) {
-  const SessionNode* node = nodes_.get(ino);
-  if (node == nullptr || !node->node || node->node->entry.kind != EntryKind::kSymlink) {
+  const auto node = nodes_->node(id_of(ino));
+  if (!node || node->entry.kind != EntryKind::kSymlink) {
     fuse_reply_err(req, EINVAL);
     return;
   }
-  fuse_reply_readlink(req, node->node->entry.target.c_str());
+  fuse_reply_readlink(req, node->entry.target.c_str());
 }
 
 void FuseSession::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset) {
-  SessionNode* node = nodes_.get(ino);
-  if (node == nullptr || !node->node || node->node->entry.kind != EntryKind::kFile) {
+  const Id id = id_of(ino);
+  const auto node = nodes_->node(id);
+  if (!node || node->entry.kind != EntryKind::kFile) {
     fuse_reply_err(req, EINVAL);
     return;
   }
-  if (node->node->entry.size == 0) {
+  if (node->entry.size == 0) {
     fuse_reply_buf(req, nullptr, 0);
     return;
   }
-  if (view_.is_small_live(*node->node)) {
-    read_small(req, *node, size, static_cast<std::size_t>(offset));
+  if (view_.is_small_live(*node)) {
+    read_small(req, id, *node, size, static_cast<std::size_t>(offset));
     return;
   }
-  const auto fd = open_content(*node);
+  const auto fd = open_content(id, *node);
   if (!fd) {
-    fuse_reply_err(req, note_failure(*node, fd.error()));
+    fuse_reply_err(req, note_failure(node->path, fd.error()));
     return;
   }
   thread_local std::vector<char> buffer;
@@ -447,26 +367,27 @@ void FuseSession::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t o
         ::pread((*fd)->get(), buffer.data() + got, size - got, offset + static_cast<off_t>(got));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) {
-      fuse_reply_err(req, note_failure(*node, system_error("blob")));
+      fuse_reply_err(req, note_failure(node->path, system_error("blob")));
       return;
     }
     if (n == 0) break;
     got += static_cast<std::size_t>(n);
   }
   // The kernel would show zeros for what is missing.
-  if (got < size && static_cast<std::uint64_t>(offset) + got < node->node->entry.size) {
-    const Error cut{ErrorCode::kCorrupt, 0, "blob " + node->content->hex() + " was cut short"};
-    fuse_reply_err(req, note_failure(*node, cut));
+  if (got < size && static_cast<std::uint64_t>(offset) + got < node->entry.size) {
+    const Error cut{ErrorCode::kCorrupt, 0,
+                    "blob " + nodes_->content(id)->hex() + " was cut short"};
+    fuse_reply_err(req, note_failure(node->path, cut));
     return;
   }
   fuse_reply_buf(req, buffer.data(), got);
 }
 
-void FuseSession::read_small(fuse_req_t req, SessionNode& node, std::size_t size,
+void FuseSession::read_small(fuse_req_t req, Id id, const View::Node& node, std::size_t size,
                              std::size_t offset) {
   thread_local std::string bytes;
-  if (const auto read = small_content(node, bytes); !read) {
-    fuse_reply_err(req, note_failure(node, read.error()));
+  if (const auto read = small_content(id, node, bytes); !read) {
+    fuse_reply_err(req, note_failure(node.path, read.error()));
     return;
   }
   const std::string_view part =
@@ -475,8 +396,7 @@ void FuseSession::read_small(fuse_req_t req, SessionNode& node, std::size_t size
 }
 
 void FuseSession::opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info) {
-  const SessionNode* node = nodes_.get(ino);
-  if (node == nullptr || !node->node || node->node->entry.kind != EntryKind::kDirectory) {
+  if (nodes_->directory(id_of(ino)) == nullptr) {
     fuse_reply_err(req, ENOTDIR);
     return;
   }
@@ -485,22 +405,27 @@ void FuseSession::opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info) 
   fuse_reply_open(req, info);
 }
 
+// Offsets: 0 ".", 1 "..", then 2 + the number of an item.
 void FuseSession::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset) {
-  SessionNode* node = nodes_.get(ino);
-  if (node == nullptr || !node->node || node->node->entry.kind != EntryKind::kDirectory) {
-    fuse_reply_err(req, ENOTDIR);
-    return;
-  }
-  const auto names = listing(*node);
+  const Id id = id_of(ino);
+  const auto names = listing(id);
   if (!names) {
-    fuse_reply_err(req, note_failure(*node, names.error()));
+    fuse_reply_err(req, note_failure(nodes_->path(id), names.error()));
     return;
   }
-  std::vector<char> buffer(size);
+  thread_local std::vector<char> buffer;
+  buffer.resize(std::max(buffer.size(), size));
   std::size_t used = 0;
-  const auto add = [&](const std::string& name, EntryKind kind, std::size_t next) {
+  std::string path = nodes_->path(id);
+  if (!path.empty()) path += '/';
+  const std::size_t dir_length = path.size();
+  std::string name;
+  const auto add = [&](std::string_view text, EntryKind kind, std::size_t next) {
+    name = text;  // ends with a zero
+    path.resize(dir_length);
+    path += name;
     struct stat st {};
-    st.st_ino = inode_number(join_path(node->path, name));
+    st.st_ino = inode_number(path);
     st.st_mode = type_bits(kind);
     const std::size_t need = fuse_add_direntry(req, buffer.data() + used, size - used, name.c_str(),
                                                &st, static_cast<off_t>(next));
@@ -508,11 +433,14 @@ void FuseSession::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_
     used += need;
     return true;
   };
-  for (auto at = static_cast<std::size_t>(offset); at < (*names)->size() + 2; ++at) {
-    const bool fits = at < 2 ? add(at == 0 ? "." : "..", EntryKind::kDirectory, at + 1)
-                             : add((**names)[at - 2].name, (**names)[at - 2].kind, at + 1);
-    if (!fits) break;
+  auto number = static_cast<std::size_t>(offset);
+  bool fits = true;
+  for (; fits && number < 2; ++number) {
+    fits = add(number == 0 ? "." : "..", EntryKind::kDirectory, number + 1);
   }
+  auto item = (*names)->at((*names)->position_of(number - 2));
+  for (; fits && item; item = (*names)->at(item->next))
+    fits = add(item->name, item->kind, ++number);
   fuse_reply_buf(req, buffer.data(), used);
 }
 
@@ -537,12 +465,12 @@ void FuseSession::getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std
     fuse_reply_err(req, ENOSYS);  // the kernel stops asking
     return;
   }
-  const SessionNode* node = nodes_.get(ino);
-  if (node == nullptr || !node->node) {
+  const auto node = nodes_->node(id_of(ino));
+  if (!node) {
     fuse_reply_err(req, ESTALE);
     return;
   }
-  const Xattrs& xattrs = node->node->entry.xattrs;
+  const Xattrs& xattrs = node->entry.xattrs;
   for (const auto& [key, value] : xattrs) {
     if (escape_overlay_xattr(key) != name) continue;
     reply_xattr(req, value, size);
@@ -557,13 +485,13 @@ void FuseSession::listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size) {
     fuse_reply_err(req, ENOSYS);
     return;
   }
-  const SessionNode* node = nodes_.get(ino);
-  if (node == nullptr || !node->node) {
+  const auto node = nodes_->node(id_of(ino));
+  if (!node) {
     fuse_reply_err(req, ESTALE);
     return;
   }
   std::string names;
-  for (const auto& [key, value] : node->node->entry.xattrs) {
+  for (const auto& [key, value] : node->entry.xattrs) {
     names += escape_overlay_xattr(key);
     names.push_back('\0');
   }
@@ -663,7 +591,7 @@ void FuseSession::serve() {
 
 Status FuseSession::mount(const std::string& mount_point) {
   HM_ASSIGN(View::Node root, view_.root());
-  nodes_.insert({0, ""}, "", std::move(root));
+  nodes_.emplace(std::move(root));
 
   Fd device = open_file("/dev/fuse", O_RDWR).value_or(Fd());
   if (!device) {

@@ -39,7 +39,6 @@ View::View(ViewBase base, std::vector<ViewLayer> layers, std::int64_t now_ns)
 Status View::take_layer_entry(Node& node, const LayerEntry& item, std::uint16_t layer) const {
   node.entry = item.entry;
   node.origin = kOriginFirstLayer + layer;
-  node.content_ = item.content;
   if (item.entry.kind == EntryKind::kDirectory) return {};  // shows the fixed time
   return take_time(node, item, layer);
 }
@@ -232,7 +231,10 @@ Result<Digest> View::digest(const Node& file) const {
     case Base::kNone:
       break;
   }
-  return file.origin >= kOriginFirstLayer ? file.content_ : Digest::of("");
+  if (file.origin < kOriginFirstLayer) return Digest::of("");
+  const LayerEntry* item = layers_[file.origin - kOriginFirstLayer].layer->find(file.path);
+  if (item == nullptr) return fail(ErrorCode::kNotFound, file.path + ": not in its layer");
+  return item->content;
 }
 
 Result<Digest> View::capture(const Node& file) const {

@@ -58,13 +58,13 @@ class View {
     // do all of the image; a time that the step set is a moment of its own.
     std::int64_t moment_ns = kImageMomentNs;
     bool of_run = false;  // mtime_ns is when a step wrote the file
+    bool operator==(const Node&) const = default;
 
    private:
     friend class View;
     enum class Base : std::uint8_t { kNone, kDefaults, kImage, kWorkspace };
     std::vector<std::uint16_t> layers_;  // directories: those that add children, newest first
     Base base_ = Base::kNone;            // where a file's bytes or a directory's other children are
-    Digest content_;                     // files of layers
   };
 
   // `layers` oldest first. Those without ShownTimes are placed up to `now_ns`.
