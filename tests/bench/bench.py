@@ -36,6 +36,7 @@ def arguments():
     parser.add_argument("--json", metavar="FILE", help="writes all samples there")
     parser.add_argument("--dir", default="/var/tmp", help="works below it; not a tmpfs")
     parser.add_argument("--npm", action="store_true", help="adds npm ci to W3; needs a registry")
+    parser.add_argument("--self", action="store_true", help="adds this project itself to W1")
     parser.add_argument("--install", action="store_true", help="installs the peers first")
     parser.add_argument("--build", default="build", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -50,8 +50,9 @@ def write_pipeline(path, image, steps):
 class Hm:
     """`hm run` on one workspace, with stores of its own."""
 
-    def __init__(self, place, case, image):
+    def __init__(self, place, case, image, base=None):
         self.place = place
+        self.base = base  # where stores are, if not where everything is
         self.workspace = Path(case) / "workspace"
         self.image = image
         self.home = None
@@ -59,7 +60,7 @@ class Hm:
     def fresh_home(self):
         """An empty store; the one before is removed."""
         self.drop_home()
-        self.home = self.place.fresh("home")
+        self.home = self.place.fresh("home", self.base)
 
     def drop_home(self):
         if self.home:
@@ -102,13 +103,14 @@ def capture_time(stderr):
 class Native:
     """The same command on an overlay of plain directories, topmost first (native.cc)."""
 
-    def __init__(self, place, *lowers):
+    def __init__(self, place, *lowers, base=None):
         self.place = place
+        self.base = base
         self.lowers = lowers
 
     def run(self, command, times=1):
         """{label: nanoseconds}; "runs" lists how long each run took as a whole."""
-        directory = self.place.fresh("native")
+        directory = self.place.fresh("native", self.base)
         try:
             out, _, _ = self.place.run([self.place.program("bench_native"), directory, times,
                                         *self.lowers, "--", "/bin/sh", "-c", command])

@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 import subprocess
 import sys
+import time
 from typing import Callable
 
 HM, NATIVE = "hm", "native"
@@ -59,6 +60,9 @@ class Group:
     rounds: int = None  # instead of what the command line says
     warm_up: bool = True
 
+    def name(self):
+        return "…".join(dict.fromkeys([self.rows[0].id, self.rows[-1].id]))
+
 
 class Results:
     """All rows of a run, and what was measured once: the round trip, requests, remarks."""
@@ -66,7 +70,7 @@ class Results:
     def __init__(self):
         self.rows = {}
         self.round_trip_us = None
-        self.requests = {}  # rows → what hm said of the requests it served in the warm-up
+        self.requests = {}  # rows → {kind: requests} of each session in the warm-up
         self.notes = []
         self.broken = []
 
@@ -155,16 +159,19 @@ class Runner:
 
     def run(self, name, make):
         """`make` returns the group."""
+        began = time.time()
         try:
             self._run(make())
+        except Unavailable as reason:
+            self.results.note(f"{name}: skipped: {reason}")
         except (Broken, OSError, subprocess.SubprocessError) as error:
             self.results.broken.append(f"{name}: {error}")
+        print(f" {time.time() - began:.0f} s", file=sys.stderr)
 
     def _run(self, group):
         for row in group.rows:
             self.results.rows[row.id] = row
-        names = f"{group.rows[0].id}…{group.rows[-1].id}" if group.rows[1:] else group.rows[0].id
-        print(f"bench: {names}", file=sys.stderr, flush=True)
+        print(f"bench: {group.name()}", end="", file=sys.stderr, flush=True)
         try:
             group.prepare()
             self._rounds(group)
@@ -185,7 +192,7 @@ class Runner:
                     del left[name]
         said = self.place.take_requests()
         if said:
-            self.results.requests[", ".join(row.id for row in group.rows)] = said
+            self.results.requests[group.name()] = said
 
     def _once(self, group, name, work, number):
         """False when the contestant is out."""
@@ -265,11 +272,10 @@ def print_table(results, machine):
             print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
     trip = results.round_trip_us
     print(f"\nFUSE round trip: {number(trip)} us" if trip else "\nFUSE round trip: not known")
+    print("requests that hm served" + ("" if any(results.requests.values()) else ": not known"))
     for rows, said in results.requests.items():
-        for line in said:
-            print(f"{rows}: {line}")
-    if not any(results.requests.values()):
-        print("requests served by hm: not known")
+        for counts in said:
+            print(f"  {rows}: " + ", ".join(f"{counts[name]} {name}" for name in counts))
     for text in results.notes + [f"BROKEN {text}" for text in results.broken]:
         print(text)
 

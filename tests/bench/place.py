@@ -34,10 +34,10 @@ class Place:
     def program(self, name):
         return str(self.build / ("tools" if name in ("hm", "hmfs") else "tests") / name)
 
-    def fresh(self, name):
+    def fresh(self, name, base=None):
         """A new empty directory."""
         self._number += 1
-        path = self.root / f"{name}-{self._number}"
+        path = (base or self.root) / f"{name}-{self._number}"
         path.mkdir()
         return path
 
@@ -63,7 +63,8 @@ class Place:
         took = time.perf_counter_ns() - began
         self._children.remove(child)
         if child.returncode != 0:
-            said = [line for line in (err or out).splitlines() if "[debug]" not in line]
+            said = [line for line in err.splitlines() if "[debug]" not in line]
+            said = said or re.findall(r'"line":"(.*?)"', out) or out.splitlines()
             raise Broken(f"{os.path.basename(command[0])} ended with {child.returncode}: "
                          + " / ".join(said[-4:]).replace(f"{self.root}/", ""))
         return out, err, took
@@ -89,11 +90,13 @@ class Place:
 
     def heard(self, stderr):
         if self.counting:
-            self._requests += re.findall(r"fuse requests: .*", stderr)
+            self._requests += map(request_counts, re.findall(r"fuse requests: (.*)", stderr))
 
     def take_requests(self):
+        """One dictionary for each session that served something, none twice."""
         said, self._requests = self._requests, []
-        return list(dict.fromkeys(said))
+        return [counts for i, counts in enumerate(said)
+                if counts.keys() - {"statfs", "other"} and counts not in said[:i]]
 
     # --- caches -------------------------------------------------------------------------------
 
@@ -127,6 +130,7 @@ class Place:
                 copy_program(image, shutil.which(program), f"bin/{program}")
             shutil.copy(self.program("bench_ops"), image / "bin/bench_ops")
             (image / "tmp").mkdir(mode=0o1777)
+            (image / "root").mkdir()
             self._images[programs] = image
         return self._images[programs]
 
@@ -151,6 +155,12 @@ def copy_program(image, source, target):
         if not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, copy)
+
+
+def request_counts(text):
+    """"lookup=3 read=0 …" as a dictionary without the zeros."""
+    pairs = (word.split("=") for word in text.split())
+    return {name: int(count) for name, count in pairs if count != "0"}
 
 
 def labels(text):

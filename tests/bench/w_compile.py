@@ -5,10 +5,11 @@ import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 from contestants import Hm, Native, ms
-from measure import HM, NATIVE, Group, Row, within
-from place import below, copy_program
+from measure import HM, NATIVE, Group, Row, Unavailable, within
+from place import below, copy_program, unmount
 
 MAKEFILE = """\
 OBJECTS := $(patsubst %.cc,%.o,$(wildcard src/*.cc))
@@ -18,6 +19,7 @@ all: $(OBJECTS)
 clean:
 \trm -f $(OBJECTS)
 """
+PROJECT = Path(__file__).resolve().parents[2]
 INCLUDED = 10  # of our headers, by each source
 
 
@@ -97,5 +99,53 @@ def compile_group(place, sizes):
     ], {HM: with_hm, NATIVE: with_native}, prepare, hm.drop_home, cold=True)
 
 
-def groups(place, sizes, _options):
-    return {"W1": [lambda: compile_group(place, sizes)]}
+# --- this project ---------------------------------------------------------------------------------
+
+
+def own_disk(place):
+    """A filesystem of its own: the kernel lays no overlay over a root that holds its upper."""
+    if os.geteuid() != 0:
+        raise Unavailable("only root can mount a filesystem to build the project in")
+    disk = place.fresh("disk")
+    file = disk.with_suffix(".img")
+    place.run(["truncate", "-s", "6G", file])
+    place.run(["mkfs.ext4", "-q", "-F", file])
+    place.run(["mount", "-o", "loop", file, disk])
+    return disk
+
+
+def project_group(place):
+    """hm builds itself, with the compiler of the host's root."""
+    disk = own_disk(place)
+    case = place.fresh("project", disk)
+    hm, native = Hm(place, case, "host", disk), Native(place, case, "/", base=disk)
+    command = "meson setup build >/dev/null && ./bench_ops time build ninja -j2 -C build tools/hm"
+
+    def prepare():
+        (case / "workspace/.hm").mkdir(parents=True)
+        files = place.run(["git", "-C", PROJECT, "ls-files", "-z"])[0].split("\0")[:-1]
+        place.run(["cp", "--parents", *files, case / "workspace"], cwd=PROJECT)
+        shutil.copy(place.program("bench_ops"), case / "workspace/bench_ops")
+        place.settle(time.time())
+
+    def with_hm():
+        hm.fresh_home()
+        return {"W1-self": ms(hm.step(command).values["build"])}
+
+    def clean():
+        hm.drop_home()
+        unmount(str(disk))
+        disk.with_suffix(".img").unlink()
+
+    return Group([Row("W1-self", "ninja -j2 of this project, in the step; caches dropped, empty "
+                      "store", bars=(within(1.05),), cold=True)],
+                 {HM: with_hm, NATIVE: lambda: {
+                     "W1-self": ms(native.run(f"cd /workspace && {command}")["build"])}},
+                 prepare, clean, cold=True, rounds=3, warm_up=False)
+
+
+def groups(place, sizes, options):
+    out = [lambda: compile_group(place, sizes)]
+    if options.self:
+        out.append(lambda: project_group(place))
+    return {"W1": out}

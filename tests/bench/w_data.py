@@ -2,6 +2,7 @@
 
 import os
 import re
+import statistics
 import time
 from pathlib import Path
 
@@ -133,15 +134,19 @@ class Capture:
     def __init__(self, place):
         self.place = place
         self.hm = Hm(place, new_case(place, "capture"), place.image())
+        self.empty_ns = 0  # what hm takes for a step that does nothing
 
     def once(self, command):
         """Into an empty store: (nanoseconds, nanoseconds of that for hashing if hm says so)."""
         self.hm.fresh_home()
-        empty = min(self.hm.step("true").wall_ns for _ in range(3))
         self.place.sync()
         self.place.counting = True
         outcome = self.hm.step(command)
-        return outcome.wall_ns - outcome.values["write"] - empty, outcome.capture_ns
+        return outcome.wall_ns - outcome.values["write"] - self.empty_ns, outcome.capture_ns
+
+    def measure_empty(self):
+        self.hm.fresh_home()
+        self.empty_ns = statistics.median(self.hm.step("true").wall_ns for _ in range(5))
 
     def count(self, command):
         """Says how much the disk took and how much the store grew by."""
@@ -164,6 +169,7 @@ def capture_group(place, sizes, results):
     small_size, big_size = sizes.files * 4096, sizes.big_mib * MIB
 
     def prepare():
+        capture.measure_empty()
         results.note(f"W8-big: {capture.count(big)}")
         results.note(f"W8: {capture.count(small)}")
 

@@ -190,7 +190,7 @@ class Values:
 def values_group(place, sizes):
     one, most = sizes.values[0], sizes.values[-1]
     cases = {f"W9-{count}": Values(place, count, 1) for count in sizes.values}
-    cases[f"W9-{most}-sets"] = Values(place, most, 16)
+    cases[f"W9-{most}-sets"] = Values(place, most, min(most, 16))
 
     def text(case):
         return (f"a cached step whose inputs had {case.values} recorded values, over {case.sets} "
