@@ -17,6 +17,7 @@
 #include <cstring>
 #include <list>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -80,8 +81,8 @@ void ignore_signal(int) {}
 
 class FuseSession final : public Session {
  public:
-  FuseSession(const View& view, store::Store& store, Watcher watcher)
-      : view_(view), store_(store), watcher_(std::move(watcher)) {}
+  FuseSession(const View& view, store::Store& store, Watcher watcher, LookupProfile profile)
+      : view_(view), store_(store), watcher_(std::move(watcher)), profile_(std::move(profile)) {}
   ~FuseSession() override { stop(); }
 
   Status mount(const std::string& mount_point);
@@ -102,6 +103,8 @@ class FuseSession final : public Session {
   void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset);
   void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info);
   void readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset);
+  void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset);
+  bool has_profile() const { return !profile_.empty(); }
   void getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std::size_t size);
   void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size);
   void statfs(fuse_req_t req);
@@ -120,11 +123,15 @@ class FuseSession final : public Session {
   void watch(Id id);
   int note_failure(const std::string& path, const Error& error);
   struct stat attributes(const View::Node& node) const;
+  fuse_entry_param entry_of(Id id) const;
+  template <class Add>
+  void reply_listing(fuse_req_t req, Id id, std::size_t size, off_t offset, Add add);
   void serve();
 
   const View& view_;
   store::Store& store_;
   Watcher watcher_;
+  const LookupProfile profile_;
   std::optional<NodeTable> nodes_;  // from mount on
   OpenBlobs open_blobs_;
   std::mutex failure_mutex_;
@@ -298,6 +305,18 @@ struct stat FuseSession::attributes(const View::Node& node) const {
   return st;
 }
 
+// Of an absent node a negative entry: inode 0, which the kernel keeps too.
+fuse_entry_param FuseSession::entry_of(Id id) const {
+  fuse_entry_param entry{};
+  entry.entry_timeout = kForever;
+  entry.attr_timeout = kForever;
+  if (const auto node = nodes_->node(id)) {
+    entry.ino = id;
+    entry.attr = attributes(*node);
+  }
+  return entry;
+}
+
 // --- FUSE operations ------------------------------------------------------------------------
 
 void FuseSession::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
@@ -310,13 +329,7 @@ void FuseSession::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
     fuse_reply_err(req, note_failure(nodes_->path(id_of(parent)), id.error()));
     return;
   }
-  fuse_entry_param entry{};
-  entry.entry_timeout = kForever;
-  entry.attr_timeout = kForever;
-  if (const auto node = nodes_->node(*id)) {  // else a negative entry: inode 0, which is kept too
-    entry.ino = *id;
-    entry.attr = attributes(*node);
-  }
+  const fuse_entry_param entry = entry_of(*id);
   fuse_reply_entry(req, &entry);
 }
 
@@ -405,9 +418,10 @@ void FuseSession::opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info) 
   fuse_reply_open(req, info);
 }
 
-// Offsets: 0 ".", 1 "..", then 2 + the number of an item.
-void FuseSession::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset) {
-  const Id id = id_of(ino);
+// Names from `offset` on, as many as fit: `add` appends one and says how many bytes it took, or
+// needs. Offsets: 0 ".", 1 "..", then 2 + the number of an item.
+template <class Add>
+void FuseSession::reply_listing(fuse_req_t req, Id id, std::size_t size, off_t offset, Add add) {
   const auto names = listing(id);
   if (!names) {
     fuse_reply_err(req, note_failure(nodes_->path(id), names.error()));
@@ -419,29 +433,61 @@ void FuseSession::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_
   std::string path = nodes_->path(id);
   if (!path.empty()) path += '/';
   const std::size_t dir_length = path.size();
-  std::string name;
-  const auto add = [&](std::string_view text, EntryKind kind, std::size_t next) {
-    name = text;  // ends with a zero
+  auto number = static_cast<std::size_t>(offset);
+  const auto fits = [&](std::string_view name, EntryKind kind) -> Result<bool> {
     path.resize(dir_length);
     path += name;
     struct stat st {};
     st.st_ino = inode_number(path);
     st.st_mode = type_bits(kind);
-    const std::size_t need = fuse_add_direntry(req, buffer.data() + used, size - used, name.c_str(),
-                                               &st, static_cast<off_t>(next));
-    if (need > size - used) return false;
-    used += need;
+    number += 1;
+    HM_ASSIGN(const std::size_t took, add(std::span(buffer).subspan(used, size - used), path,
+                                          dir_length, st, static_cast<off_t>(number)));
+    if (took > size - used) return false;
+    used += took;
     return true;
   };
-  auto number = static_cast<std::size_t>(offset);
-  bool fits = true;
-  for (; fits && number < 2; ++number) {
-    fits = add(number == 0 ? "." : "..", EntryKind::kDirectory, number + 1);
-  }
+  Result<bool> more = true;
+  while (more && *more && number < 2) more = fits(number == 0 ? "." : "..", EntryKind::kDirectory);
   auto item = (*names)->at((*names)->position_of(number - 2));
-  for (; fits && item; item = (*names)->at(item->next))
-    fits = add(item->name, item->kind, ++number);
+  for (; more && *more && item; item = (*names)->at(item->next)) {
+    more = fits(item->name, item->kind);
+  }
+  if (!more) {
+    fuse_reply_err(req, note_failure(path, more.error()));
+    return;
+  }
   fuse_reply_buf(req, buffer.data(), used);
+}
+
+void FuseSession::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset) {
+  reply_listing(req, id_of(ino), size, offset,
+                [&](std::span<char> free, const std::string& path, std::size_t dir_length,
+                    const struct stat& st, off_t next) -> Result<std::size_t> {
+                  return fuse_add_direntry(req, free.data(), free.size(), path.c_str() + dir_length,
+                                           &st, next);
+                });
+}
+
+// Attributes only of what the profile expects. An entry without a node id tells the kernel nothing
+// but the name.
+void FuseSession::readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset) {
+  const Id dir = id_of(ino);
+  reply_listing(req, dir, size, offset,
+                [&](std::span<char> free, const std::string& path, std::size_t dir_length,
+                    const struct stat& st, off_t next) -> Result<std::size_t> {
+                  const char* name = path.c_str() + dir_length;
+                  const std::size_t need =
+                      fuse_add_direntry_plus(req, nullptr, 0, name, nullptr, 0);
+                  if (need > free.size()) return need;  // not served, so not looked up
+                  fuse_entry_param entry{};
+                  if (next > 2 && profile_.expects(path)) {
+                    HM_ASSIGN(const Id id, child(dir, name));
+                    entry = entry_of(id);
+                  }
+                  if (entry.ino == 0) entry.attr = st;
+                  return fuse_add_direntry_plus(req, free.data(), free.size(), name, &entry, next);
+                });
 }
 
 void reply_xattr(fuse_req_t req, std::string_view value, std::size_t size) {
@@ -514,7 +560,7 @@ void FuseSession::statfs(fuse_req_t req) {
 
 FuseSession& self(fuse_req_t req) { return *static_cast<FuseSession*>(fuse_req_userdata(req)); }
 
-void op_init(void*, fuse_conn_info* conn) {
+void op_init(void* session, fuse_conn_info* conn) {
   conn->max_write = kMaxTransfer;  // libfuse derives the pages per request from it
   conn->max_readahead = kMaxTransfer;
   conn->want &= ~static_cast<unsigned>(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
@@ -522,6 +568,10 @@ void op_init(void*, fuse_conn_info* conn) {
   conn->want |=
       conn->capable & static_cast<unsigned>(FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_NO_OPEN_SUPPORT |
                                             FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL);
+  // With AUTO the kernel asks for attributes only in the first request of a directory.
+  if (static_cast<const FuseSession*>(session)->has_profile()) {
+    conn->want |= conn->capable & static_cast<unsigned>(FUSE_CAP_READDIRPLUS);
+  }
 }
 
 fuse_lowlevel_ops make_operations() {
@@ -544,6 +594,8 @@ fuse_lowlevel_ops make_operations() {
   };
   ops.readdir = [](fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset,
                    fuse_file_info*) noexcept { self(req).readdir(req, ino, size, offset); };
+  ops.readdirplus = [](fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset,
+                       fuse_file_info*) noexcept { self(req).readdirplus(req, ino, size, offset); };
   ops.releasedir = [](fuse_req_t req, fuse_ino_t, fuse_file_info*) noexcept {
     fuse_reply_err(req, 0);
   };
@@ -658,8 +710,9 @@ void FuseSession::wait(const std::stop_token& stop) {
 }  // namespace
 
 Result<std::unique_ptr<Session>> Session::start(const View& view, store::Store& store,
-                                                const std::string& mount_point, Watcher watcher) {
-  auto session = std::make_unique<FuseSession>(view, store, std::move(watcher));
+                                                const std::string& mount_point, Watcher watcher,
+                                                LookupProfile profile) {
+  auto session = std::make_unique<FuseSession>(view, store, std::move(watcher), std::move(profile));
   HM_TRY(session->mount(mount_point));
   return std::unique_ptr<Session>(std::move(session));
 }

@@ -3,6 +3,7 @@
 // One session per attempt of a step: its mount is fresh, so the kernel's caches hold nothing and
 // the first access to anything reaches us. Everything is answered with infinite timeouts; repeats
 // cost nothing. OPEN is answered ENOSYS once, then the first READ is the content observation.
+// Directories whose entries the last execution looked up are served by READDIRPLUS (LookupProfile).
 // One nodeid per path, always: two hard-linked names under one nodeid would share a page cache and
 // hide the second read. Node ids are numbers of ours, never pointers.
 //
@@ -18,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "fs/lookup_profile.h"
 #include "fs/seen_times.h"
 #include "fs/trace.h"
 #include "fs/view.h"
@@ -44,7 +46,8 @@ class Session {
   // Mounts at `mount_point` (an empty directory) and starts serving. `view` and `store` must
   // outlive the session.
   static Result<std::unique_ptr<Session>> start(const View& view, store::Store& store,
-                                                const std::string& mount_point, Watcher watcher);
+                                                const std::string& mount_point, Watcher watcher,
+                                                LookupProfile profile = {});
   virtual ~Session() = default;
 
   // Unmounts and ends the server threads; later calls do nothing.

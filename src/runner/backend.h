@@ -32,6 +32,7 @@ struct Command {
   Limits limits;
   std::optional<std::chrono::milliseconds> timeout;
   std::vector<std::string> on_change;  // observed before the command runs
+  fs::LookupProfile profile;           // of the last execution; no part of what is run
 };
 
 // A result of a command that ended by itself with exit code 0: its layer, stored.

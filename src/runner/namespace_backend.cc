@@ -88,8 +88,8 @@ class NamespaceBackend final : public Backend {
   Result<Execution> run_in(const std::string& dir, const fs::View& view, const Command& command,
                            const Output& output, const std::stop_token& stop) {
     Execution execution;
-    HM_ASSIGN(const auto session,
-              fs::Session::start(view, store_, dir + "/lower", fs::Session::Watcher()));
+    HM_ASSIGN(const auto session, fs::Session::start(view, store_, dir + "/lower",
+                                                     fs::Session::Watcher(), command.profile));
     auto prepared = prepare(*session, dir, view, command);
     if (!prepared) {
       execution.failure = session->failure();

@@ -119,6 +119,16 @@ Result<StepResult> StepRunner::adopt_hit(const StepJob& job, StaticKey key, Hit 
   return result;
 }
 
+// Of the newest path set; one that is not to be had only costs round trips.
+fs::LookupProfile StepRunner::profile_of(const StaticKey& key) {
+  const auto path_sets = store_.path_sets(key.digest);
+  if (!path_sets || path_sets->empty()) return {};
+  const auto blob = store_.blobs().read(path_sets->front());
+  if (!blob) return {};
+  const auto newest = fs::Trace::decode(*blob);
+  return newest ? fs::LookupProfile(*newest) : fs::LookupProfile();
+}
+
 Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, const Miss& miss,
                                        const fs::View& view, Sources& sources, Fd flight,
                                        const std::stop_token& stop) {
@@ -129,8 +139,10 @@ Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, const 
   LineSplitter lines(
       [&](Stream stream, std::string_view line) { events_.step_log(job.info, stream, line); });
   Status log_status;
+  Command command = job.command;
+  command.profile = profile_of(key);
   auto execution = backend_.run(
-      view, job.command,
+      view, command,
       [&](Stream stream, std::string_view bytes) {
         events_.step_output(job.info, stream, bytes);
         lines.add(stream, bytes);

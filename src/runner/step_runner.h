@@ -76,6 +76,7 @@ class StepRunner {
   Result<StepResult> execute(const StepJob& job, StaticKey key, const Miss& miss,
                              const fs::View& view, Sources& sources, Fd flight,
                              const std::stop_token& stop);
+  fs::LookupProfile profile_of(const StaticKey& key);
   Result<StepResult> verify_hit(const StepJob& job, StaticKey key, Hit hit, const fs::View& view,
                                 Sources& sources, const std::stop_token& stop);
   Result<std::optional<StepResult>> setback(const Execution& execution, const StaticKey& key,

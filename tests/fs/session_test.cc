@@ -24,12 +24,14 @@ using namespace test;  // NOLINT: a test file
 // A session on a view, its mount point, and the observations as they were reported.
 class Mounted {
  public:
-  Mounted(Trees& trees, View view) : view_(std::move(view)), root_(trees.path("mnt")) {
+  Mounted(Trees& trees, View view, LookupProfile profile = {})
+      : view_(std::move(view)), root_(trees.path("mnt")) {
     std::filesystem::create_directories(root_);
-    session_ = must(Session::start(view_, trees.store(), root_, [this](const Observation& item) {
+    const auto watcher = [this](const Observation& item) {
       const std::lock_guard lock(mutex_);
       watched_.push_back(std::string(to_string(item.kind)) + " " + item.path);
-    }));
+    };
+    session_ = must(Session::start(view_, trees.store(), root_, watcher, std::move(profile)));
   }
   ~Mounted() { session_->stop(); }
   Mounted(const Mounted&) = delete;
@@ -130,6 +132,65 @@ TEST_F(SessionTest, ReaddirIsAListAndNothingMore) {
   Mounted mounted(trees_, trees_.view());
   EXPECT_EQ(list_directory(mounted / "d"), (Lines{"one", "sub", "two"}));
   EXPECT_EQ(mounted.observations(), Lines{"list d"});
+}
+
+// A profile of these observations.
+LookupProfile profile_of(std::initializer_list<std::pair<const char*, ObservationKind>> items) {
+  Trace path_set;
+  for (const auto& [path, kind] : items) path_set.observations.push_back({path, kind, ""});
+  return LookupProfile(path_set);
+}
+
+TEST_F(SessionTest, ProfileOfAListedDirectoryIsServedAndRecorded) {
+  Mounted mounted(trees_, trees_.view(),
+                  profile_of({{"d", ObservationKind::kList},
+                              {"d/none", ObservationKind::kProbe},
+                              {"d/one", ObservationKind::kProbe},
+                              {"d/sub", ObservationKind::kProbe},
+                              {"workspace/README", ObservationKind::kContent}}));
+  const Fd dir = must(open_file(mounted / "d", O_RDONLY | O_DIRECTORY));
+  EXPECT_EQ(list_directory(mounted / "d"), (Lines{"one", "sub", "two"}));
+  EXPECT_EQ(list_directory(mounted / "workspace"), Lines{"README"});
+  EXPECT_EQ(list_directory(mounted / "d"), (Lines{"one", "sub", "two"})) << "from the cache";
+  EXPECT_EQ(mounted.observations(),
+            (Lines{"list d", "probe d/one", "probe d/sub", "list workspace"}));
+  EXPECT_EQ(mounted.watched(), (Lines{"probe d", "list d", "probe d/one", "probe d/sub",
+                                      "probe workspace", "list workspace"}));
+  struct stat st {};
+  EXPECT_EQ(::fstatat(dir.get(), "one", &st, 0), 0) << "the kernel has it, without a server";
+  EXPECT_EQ(st.st_size, 1);
+  EXPECT_EQ(::fstatat(dir.get(), "sub", &st, 0), 0);
+  EXPECT_TRUE(S_ISDIR(st.st_mode));
+  EXPECT_NE(::fstatat(dir.get(), "two", &st, 0), 0) << "not pushed";
+}
+
+TEST_F(SessionTest, ProfileIsNotLookedAtWithoutAListing) {
+  Mounted mounted(trees_, trees_.view(),
+                  profile_of({{"d", ObservationKind::kList},
+                              {"d/one", ObservationKind::kProbe},
+                              {"d/two", ObservationKind::kProbe}}));
+  EXPECT_EQ(slurp(mounted / "d/two"), "22");
+  EXPECT_EQ(mounted.observations(), (Lines{"probe d", "content d/two"}));
+}
+
+TEST_F(SessionTest, LongDirectoriesWithAProfileAreListedWhole) {
+  std::vector<LayerEntry> entries = {dir_entry("big")};
+  Trace path_set;
+  path_set.observations.push_back({"big", ObservationKind::kList, ""});
+  Lines expected;
+  Lines seen = {"list big"};
+  for (int i = 0; i < 3000; ++i) {
+    const std::string name = "name-" + std::to_string(10'000 + i);
+    entries.push_back(dir_entry("big/" + name, 0700));
+    expected.push_back(name);
+    if (i % 3 != 0) continue;
+    path_set.observations.push_back({"big/" + name, ObservationKind::kProbe, ""});
+    seen.push_back("probe big/" + name);
+  }
+  Mounted mounted(trees_, trees_.view({view_layer(std::move(entries))}), LookupProfile(path_set));
+  EXPECT_EQ(list_directory(mounted / "big"), expected);
+  EXPECT_EQ(lstat_of(mounted / "big/name-10000").st_mode, static_cast<mode_t>(S_IFDIR | 0700));
+  EXPECT_EQ(mounted.observations(), seen);
 }
 
 TEST_F(SessionTest, MissingNameIsAnAbsentProbe) {
