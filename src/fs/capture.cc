@@ -1,13 +1,14 @@
 #include "fs/capture.h"
 
 #include <fcntl.h>
-#include <sys/sysmacros.h>
-#include <sys/xattr.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 
+#include "fs/intake.h"
 #include "fs/overlay_xattr.h"
 #include "fs/skeleton.h"
 
@@ -18,56 +19,48 @@ namespace {
 // Each takes a descriptor, and a part of the stack.
 constexpr std::ptrdiff_t kMostLevels = 2048;
 
-struct UpperXattrs {
-  Xattrs kept;
-  bool opaque = false;
-};
-
 // Walks the upper by directory descriptors: a step may have nested deeper than one path can name.
 class Capture {
  public:
   Capture(const View& below, const StepTimes& times, store::BlobStore& blobs)
-      : below_(below), times_(times), blobs_(blobs) {}
+      : below_(below), times_(times), intake_(Intake::create(blobs)) {}
 
   Result<std::vector<LayerEntry>> run(const std::string& upper) {
     HM_ASSIGN(View::Node root, below_.root());
-    HM_ASSIGN(const Fd fd, open_file(upper, O_RDONLY | O_DIRECTORY));
-    HM_TRY(directory(fd.get(), "", std::optional(std::move(root))));
+    HM_ASSIGN(Fd fd, open_file(upper, O_RDONLY | O_DIRECTORY));
+    HM_TRY(directory(std::move(fd), "", std::optional(std::move(root))));
+    intake_->finish();
+    for (const Pending& item : pending_) HM_TRY(complete(item));
+    for (const auto& [member, first] : members_) {
+      LayerEntry item = entries_[first];
+      item.path = std::move(entries_[member].path);
+      entries_[member] = std::move(item);
+    }
     return std::move(entries_);
   }
 
+  std::size_t files() const { return pending_.size(); }
+  std::uint64_t bytes() const { return bytes_; }
+
  private:
-  // Extended attributes cannot be asked for relative to a descriptor.
-  static std::string proc_path(int dir_fd, std::string_view name) {
-    return "/proc/self/fd/" + std::to_string(dir_fd) + "/" + std::string(name);
+  // A file that the intake has: where its entry is, and whether it has the time of what it hides.
+  struct Pending {
+    std::size_t entry;
+    bool own_time;
+    Intake::File* file;
+  };
+
+  Status complete(const Pending& pending) {
+    LayerEntry& item = entries_[pending.entry];
+    Intake::File& file = *pending.file;
+    if (!file.status) return fail(std::move(file.status).error().in("/" + item.path));
+    item.content = file.content;
+    item.entry.xattrs = std::move(file.xattrs);
+    settle_time(item, pending.own_time);
+    return {};
   }
 
-  static Result<UpperXattrs> read_xattrs(const std::string& host) {
-    UpperXattrs out;
-    std::string names(65536, '\0');
-    const ssize_t size = ::llistxattr(host.c_str(), names.data(), names.size());
-    if (size < 0 && errno == ENOTSUP) return out;
-    if (size < 0) return fail_errno("llistxattr");
-    names.resize(static_cast<std::size_t>(size));
-    for (std::size_t at = 0; at < names.size(); at = names.find('\0', at) + 1) {
-      const std::string name = names.c_str() + at;
-      const bool kept = !is_overlays_own_xattr(name) && is_kept_xattr(name);
-      if (!kept && name != "user.overlay.opaque") continue;
-      std::string value(65536, '\0');
-      const ssize_t n = ::lgetxattr(host.c_str(), name.c_str(), value.data(), value.size());
-      if (n < 0) return fail_errno(name);
-      value.resize(static_cast<std::size_t>(n));
-      if (kept) {
-        out.kept.emplace_back(unescape_overlay_xattr(name), std::move(value));
-      } else {
-        out.opaque = value == "y";
-      }
-    }
-    std::sort(out.kept.begin(), out.kept.end());
-    return out;
-  }
-
-  // `name` in `dir_fd`, "" for the directory itself.
+  // `name` in `dir_fd`, "" for the directory itself. All but what the intake finds out.
   Result<LayerEntry> entry_of(int dir_fd, const std::string& name, const std::string& path,
                               const struct stat& st) const {
     LayerEntry item;
@@ -93,16 +86,19 @@ class Capture {
       item.entry.mode = 0777;
       HM_ASSIGN(item.entry.target, read_link_at(dir_fd, name));
     }
-    HM_ASSIGN(UpperXattrs xattrs, read_xattrs(proc_path(dir_fd, name.empty() ? "." : name)));
+    if (*kind == EntryKind::kFile) return item;
+    HM_ASSIGN(UpperXattrs xattrs, name.empty() ? upper_xattrs(dir_fd) : upper_xattrs(dir_fd, name));
     item.entry.xattrs = std::move(xattrs.kept);
     item.opaque = xattrs.opaque && *kind == EntryKind::kDirectory;
     return item;
   }
 
-  // `lower` is what the view has at the same path: a file that is copied up keeps its time.
-  void settle_time(LayerEntry& item, const std::optional<View::Node>& lower) const {
-    const bool own =
-        lower && lower->entry.kind != EntryKind::kDirectory && lower->mtime_ns == item.mtime_ns;
+  // Of what the view has at the same path: a file that is copied up keeps its time.
+  static bool has_time_of(const LayerEntry& item, const std::optional<View::Node>& lower) {
+    return lower && lower->entry.kind != EntryKind::kDirectory && lower->mtime_ns == item.mtime_ns;
+  }
+
+  void settle_time(LayerEntry& item, bool own) const {
     const bool before_or_after = item.mtime_ns < times_.started_ns || item.mtime_ns > captured_ns_;
     if (!own && !before_or_after) return;
     item.time_of = TimeOf::kKept;
@@ -118,12 +114,13 @@ class Capture {
   }
 
   // Adds `path` and everything below it; `lower` is what the view has there.
-  Status directory(int fd, const std::string& path, std::optional<View::Node> lower) {
+  Status directory(Fd opened, const std::string& path, std::optional<View::Node> lower) {
+    const auto fd = std::make_shared<const Fd>(std::move(opened));
     struct stat st {};
-    if (::fstat(fd, &st) != 0) return fail_errno("/" + path);
-    auto made = entry_of(fd, "", path, st);
+    if (::fstat(fd->get(), &st) != 0) return fail_errno("/" + path);
+    auto made = entry_of(fd->get(), "", path, st);
     if (!made) return fail(std::move(made).error().in("/" + path));
-    HM_ASSIGN(const auto names, names_at(fd));
+    HM_ASSIGN(const auto names, names_at(fd->get()));
     const bool merges = lower && lower->entry.kind == EntryKind::kDirectory;
     const bool changes_nothing = merges && lower->entry == made->entry;
     const bool opaque = made->opaque;
@@ -151,11 +148,11 @@ class Capture {
     return {};
   }
 
-  Status child(int dir_fd, const std::string& name, const std::string& path,
-               std::optional<View::Node> lower) {
+  Status child(const std::shared_ptr<const Fd>& dir, const std::string& name,
+               const std::string& path, std::optional<View::Node> lower) {
     if (is_mounted_path(path)) return {};
     struct stat st {};
-    if (::fstatat(dir_fd, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
+    if (::fstatat(dir->get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
       return fail_errno("/" + path);
     }
     if (S_ISDIR(st.st_mode)) {
@@ -163,49 +160,51 @@ class Capture {
         return fail(ErrorCode::kIo, "/" + path.substr(0, 40) + "...: nested deeper than " +
                                         std::to_string(kMostLevels) + " directories");
       }
-      auto fd = open_at(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+      auto fd = open_at(dir->get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
       if (!fd) return fail(std::move(fd).error().in("/" + path));
-      return directory(fd->get(), path, std::move(lower));
+      return directory(std::move(*fd), path, std::move(lower));
     }
-    auto item = non_directory(dir_fd, name, path, st, lower);
-    if (!item) return fail(std::move(item).error().in("/" + path));
-    entries_.push_back(std::move(*item));
-    return {};
+    const auto added = non_directory(dir, name, path, st, lower);
+    return added ? Status() : Status(fail(Error(added.error()).in("/" + path)));
   }
 
-  Result<LayerEntry> non_directory(int dir_fd, const std::string& name, const std::string& path,
-                                   const struct stat& st, const std::optional<View::Node>& lower) {
+  Status non_directory(const std::shared_ptr<const Fd>& dir, const std::string& name,
+                       const std::string& path, const struct stat& st,
+                       const std::optional<View::Node>& lower) {
     // Taking the first name of a link group into the store changes its inode: what the others are
     // was seen then. Whiteouts are linked to each other and are no group.
     const std::pair inode{st.st_dev, st.st_ino};
     if (const auto first = groups_.find(inode); first != groups_.end()) {
-      LayerEntry item = first->second;
-      item.path = path;
-      return item;
+      members_.emplace_back(entries_.size(), first->second);
+      entries_.emplace_back().path = path;
+      return {};
     }
-    HM_ASSIGN(LayerEntry item, entry_of(dir_fd, name, path, st));
-    if (item.whiteout) return item;
-    if (item.entry.kind == EntryKind::kFile) {
-      HM_ASSIGN(const store::BlobInfo info, blobs_.adopt(dir_fd, name));
-      if (info.size != item.entry.size) {
-        return fail(ErrorCode::kIo, "changed while it was captured");
-      }
-      item.content = info.digest;
+    HM_ASSIGN(LayerEntry item, entry_of(dir->get(), name, path, st));
+    const bool is_file = item.entry.kind == EntryKind::kFile && !item.whiteout;
+    const bool own_time = has_time_of(item, lower);
+    if (is_file) {
+      pending_.push_back({entries_.size(), own_time, &intake_->add(dir, name, item.entry.size)});
+      bytes_ += item.entry.size;
+    } else if (!item.whiteout) {
+      settle_time(item, own_time);
     }
-    settle_time(item, lower);
-    if (st.st_nlink > 1) {
+    if (st.st_nlink > 1 && !item.whiteout) {
       item.entry.link_group = std::to_string(st.st_dev) + ":" + std::to_string(st.st_ino);
-      groups_.emplace(inode, item);
+      groups_.emplace(inode, entries_.size());
     }
-    return item;
+    entries_.push_back(std::move(item));
+    return {};
   }
 
   const View& below_;
   const StepTimes& times_;
   const std::int64_t captured_ns_ = now_ns();
-  store::BlobStore& blobs_;
+  std::unique_ptr<Intake> intake_;
   std::vector<LayerEntry> entries_;
-  std::map<std::pair<dev_t, ino_t>, LayerEntry> groups_;  // first name of each link group
+  std::vector<Pending> pending_;
+  std::uint64_t bytes_ = 0;                                   // of all that are pending
+  std::map<std::pair<dev_t, ino_t>, std::size_t> groups_;     // entry of a link group's first name
+  std::vector<std::pair<std::size_t, std::size_t>> members_;  // entries of another name and of it
 };
 
 }  // namespace
@@ -213,8 +212,14 @@ class Capture {
 Result<std::shared_ptr<const Layer>> capture_upper(const std::string& upper, const View& below,
                                                    const StepTimes& times,
                                                    store::BlobStore& blobs) {
-  HM_ASSIGN(std::vector<LayerEntry> entries, Capture(below, times, blobs).run(upper));
-  return Layer::build(std::move(entries));
+  const auto started = std::chrono::steady_clock::now();
+  Capture capture(below, times, blobs);
+  HM_ASSIGN(std::vector<LayerEntry> entries, capture.run(upper));
+  auto layer = Layer::build(std::move(entries));
+  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - started;
+  spdlog::debug("capture: {} files, {} bytes in {:.1f} ms", capture.files(), capture.bytes(),
+                took.count());
+  return layer;
 }
 
 Result<StoredLayer> store_layer(const Layer& layer, store::BlobStore& blobs) {

@@ -1,13 +1,15 @@
 // Extended attributes: which are part of an entry, and the names under which overlayfs, mounted
 // with userxattr, keeps `user.overlay.*` attributes: its own are plain, what a step itself called
 // so is escaped (Documentation/filesystems/overlayfs.rst, "Nesting overlayfs mounts"). A raw one in
-// a lower or an upper would be obeyed. Pure functions.
+// a lower or an upper would be obeyed. Functions without state.
 #pragma once
 
 #include <string>
 #include <string_view>
 
+#include "fs/entry.h"
 #include "fs/posix_acl.h"
+#include "store/util/fd.h"
 
 namespace hm::fs {
 
@@ -35,5 +37,14 @@ inline std::string unescape_overlay_xattr(const std::string& name) {
 inline bool is_kept_xattr(std::string_view name) {
   return name.starts_with("user.") || name == "security.capability" || is_posix_acl(name);
 }
+
+// What a file of an upper has: those of its entry, sorted, by the step's names for them.
+struct UpperXattrs {
+  Xattrs kept;
+  bool opaque = false;
+};
+Result<UpperXattrs> upper_xattrs(int fd);
+// For what cannot be opened: the attributes of `name` in `dir_fd`, not of what a symlink names.
+Result<UpperXattrs> upper_xattrs(int dir_fd, std::string_view name);
 
 }  // namespace hm::fs

@@ -4,33 +4,38 @@
 #include <linux/openat2.h>
 #include <unistd.h>
 
-#include <vector>
+#include <cstdio>
 
 namespace hm::store {
 
 namespace {
 
 constexpr std::size_t kChunk = std::size_t{256} * 1024;
+constexpr mode_t kBlobMode = 0444;
 // No trace, layer or log is larger; something planted in its place must not fill the memory.
 constexpr off_t kLargestRead = off_t{1} << 31;
 
 }  // namespace
 
-Result<BlobInfo> hash_fd(int fd) {
-  Hasher hasher;
-  std::vector<char> buffer(kChunk);
+Result<BlobInfo> FileHasher::hash(int fd, std::optional<std::uint64_t> size) {
+  buffer_.resize(kChunk);
+  hasher_.restart();
   BlobInfo info;
   while (true) {
-    const ssize_t n = ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(info.size));
+    const ssize_t n = ::pread(fd, buffer_.data(), buffer_.size(), static_cast<off_t>(info.size));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return fail_errno("read");
     if (n == 0) break;
-    hasher.update({buffer.data(), static_cast<std::size_t>(n)});
+    hasher_.update({buffer_.data(), static_cast<std::size_t>(n)});
     info.size += static_cast<std::uint64_t>(n);
+    // Less than there was room for: the end, if the file is as long as it is said to be.
+    if (static_cast<std::size_t>(n) < buffer_.size() && info.size == size) break;
   }
-  info.digest = hasher.finish();
+  info.digest = hasher_.finish();
   return info;
 }
+
+Result<BlobInfo> hash_fd(int fd) { return FileHasher().hash(fd); }
 
 Result<Fd> open_blob_file(int dir_fd, const std::string& path) {
   auto fd = open_resolving(dir_fd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, RESOLVE_NO_SYMLINKS);
@@ -79,30 +84,64 @@ std::optional<std::uint64_t> BlobStore::size(const Digest& digest) const {
   return size_of_blob(path_of(digest));
 }
 
-Status BlobStore::publish(int dir_fd, const std::string& tmp, const BlobInfo& info) {
-  HM_TRY(scratch_->claims().add({{ClaimKind::kBlob, info.digest}}));
-  // An existing file of another size is what a power cut left: the rename replaces it, like
-  // anything else that is not a blob.
-  if (has(info.digest, info.size)) {
-    ::unlinkat(dir_fd, tmp.c_str(), 0);
+Result<Fd> BlobStore::open_shard(const Digest& digest) const {
+  const std::string path = root_ + "/" + digest.hex().substr(0, 2);
+  auto shard = open_resolving(AT_FDCWD, path, O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
+  if (shard || shard.error().errno_value != ENOENT) return shard;
+  if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return fail_errno(path);
+  return open_resolving(AT_FDCWD, path, O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
+}
+
+Status BlobStore::publish(const std::string& tmp, const Fd& file, const BlobInfo& info) {
+  Adoption adoption(*this);
+  HM_TRY(adoption.claim({info.digest}));
+  if (::fchmod(file.get(), kBlobMode) != 0) return fail_errno(tmp);
+  return adoption.move_in(AT_FDCWD, tmp, info);
+}
+
+Result<BlobInfo> Adoption::hash(const Fd& file, std::optional<std::uint64_t> size) {
+  HM_ASSIGN(const BlobInfo info, hasher_.hash(file.get(), size));
+  if (::fchmod(file.get(), kBlobMode) != 0) return fail_errno("chmod");
+  return info;
+}
+
+Status Adoption::claim(const std::vector<Digest>& digests) {
+  std::vector<Claim> claims;
+  claims.reserve(digests.size());
+  for (const Digest& digest : digests) claims.emplace_back(ClaimKind::kBlob, digest);
+  return blobs_.scratch_->claims().add(claims);
+}
+
+Status Adoption::move_in(int dir_fd, const std::string& name, const BlobInfo& info) {
+  const std::string hex = info.digest.hex();
+  Fd& shard = shards_[info.digest.bytes[0]];
+  Status status;
+  if (!shard) {
+    auto opened = blobs_.open_shard(info.digest);
+    status = opened ? Status() : Status(fail(opened.error()));
+    if (opened) shard = std::move(*opened);
+  }
+  if (status &&
+      ::renameat2(dir_fd, name.c_str(), shard.get(), hex.c_str(), RENAME_NOREPLACE) != 0) {
+    struct stat st {};
+    const bool known = ::fstatat(shard.get(), hex.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0;
+    if (known && S_ISREG(st.st_mode) && static_cast<std::uint64_t>(st.st_size) == info.size) {
+      ::unlinkat(dir_fd, name.c_str(), 0);
+      return {};
+    }
+    // A file of another size is what a power cut left: it is replaced, like anything else that is
+    // not a blob. And some filesystems can only replace.
+    if (::renameat(dir_fd, name.c_str(), shard.get(), hex.c_str()) != 0) {
+      status = fail_errno(blobs_.path_of(info.digest));
+    }
+  }
+  if (status) {
+    const std::lock_guard lock(blobs_.known_->mutex);
+    blobs_.known_->unsynced.push_back(info.digest);
+    blobs_.known_->checked.insert(info.digest);
     return {};
   }
-  if (::fchmodat(dir_fd, tmp.c_str(), 0444, 0) != 0) return fail_errno(tmp);
-  const std::string path = path_of(info.digest);
-  const std::string shard_path = path.substr(0, path.rfind('/'));
-  auto shard = open_resolving(AT_FDCWD, shard_path, O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
-  if (!shard && shard.error().errno_value == ENOENT) {
-    if (::mkdir(shard_path.c_str(), 0700) != 0 && errno != EEXIST) return fail_errno(shard_path);
-    shard = open_resolving(AT_FDCWD, shard_path, O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
-  }
-  const std::string name = path.substr(shard_path.size() + 1);
-  if (shard && ::renameat(dir_fd, tmp.c_str(), shard->get(), name.c_str()) == 0) {
-    const std::lock_guard lock(known_->mutex);
-    known_->unsynced.push_back(info.digest);
-    known_->checked.insert(info.digest);
-    return {};
-  }
-  Error error = shard ? system_error(path) : std::move(shard).error();
+  Error error = std::move(status).error();
   const bool in_the_way = error.errno_value == EISDIR || error.errno_value == ENOTDIR ||
                           error.errno_value == ELOOP || error.errno_value == ENOTEMPTY;
   if (in_the_way) error.message += std::string(": ") + kRepairHint;
@@ -124,7 +163,7 @@ Result<Digest> BlobStore::put(std::string_view data) {
   const std::string tmp = scratch_->fresh("blob");
   HM_ASSIGN(const Fd fd, open_file(tmp, O_WRONLY | O_CREAT | O_EXCL, 0600));
   auto status = write_all(fd.get(), data);
-  if (status) status = publish(AT_FDCWD, tmp, info);
+  if (status) status = publish(tmp, fd, info);
   if (!status) {
     ::unlink(tmp.c_str());
     return fail(std::move(status).error());
@@ -140,26 +179,19 @@ Result<BlobInfo> BlobStore::put_copy(int fd) {
   if (status) {
     // What was copied is hashed, not what was read: the name is right even if the source moves.
     HM_ASSIGN(const BlobInfo info, hash_fd(out.get()));
-    status = publish(AT_FDCWD, tmp, info);
+    status = publish(tmp, out, info);
     if (status) return info;
   }
   ::unlink(tmp.c_str());
   return fail(std::move(status).error());
 }
 
-Result<BlobInfo> BlobStore::adopt(int dir_fd, const std::string& name) {
-  // A step may have left mode 000; an owner without capabilities could not open that.
-  auto fd = open_at(dir_fd, name, O_RDONLY | O_NOFOLLOW);
-  if (!fd && fd.error().errno_value == EACCES && ::fchmodat(dir_fd, name.c_str(), 0400, 0) == 0) {
-    fd = open_at(dir_fd, name, O_RDONLY | O_NOFOLLOW);
-  }
-  if (!fd) return fail(std::move(fd).error());
-  HM_ASSIGN(const BlobInfo info, hash_fd(fd->get()));
-  HM_TRY(publish(dir_fd, name, info));
+Result<BlobInfo> BlobStore::adopt(const std::string& path) {
+  HM_ASSIGN(const Fd file, open_file(path, O_RDONLY | O_NOFOLLOW));
+  HM_ASSIGN(const BlobInfo info, hash_fd(file.get()));
+  HM_TRY(publish(path, file, info));
   return info;
 }
-
-Result<BlobInfo> BlobStore::adopt(const std::string& path) { return adopt(AT_FDCWD, path); }
 
 Result<Fd> BlobStore::open_blob(const Digest& digest, std::uint64_t expected_size) const {
   HM_ASSIGN(Fd fd, open_blob_file(AT_FDCWD, path_of(digest)));

@@ -5,6 +5,7 @@
 // readable whatever happens to the name. Thread-safe; any number of processes share one store.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -28,12 +29,43 @@ struct BlobInfo {
   std::uint64_t size = 0;  // bytes
 };
 
-// SHA-256 of everything readable from `fd`, from its start, whatever its offset is.
+// Hashes files, one after the other with the same buffer. One thread.
+class FileHasher {
+ public:
+  // Everything readable from `fd`, from its start, whatever its offset is. `size`, where it is
+  // known, saves the read that finds the end.
+  Result<BlobInfo> hash(int fd, std::optional<std::uint64_t> size = std::nullopt);
+
+ private:
+  Hasher hasher_;
+  std::vector<char> buffer_;
+};
 Result<BlobInfo> hash_fd(int fd);
 
 // Opens what should be a blob, whatever was put in its place: never waits in a fifo, follows no
 // symbolic link. kNotFound; kCorrupt when it is not a regular file.
 Result<Fd> open_blob_file(int dir_fd, const std::string& path);
+
+class BlobStore;
+
+// Files that nobody writes any more become blobs by renaming them: no copy. For very many of them:
+// what can be done once for a group of files is done once. One thread each, any number of threads
+// beside each other.
+class Adoption {
+ public:
+  explicit Adoption(BlobStore& blobs) : blobs_(blobs) {}
+  // Hashes the file, and makes it read-only; `size` as in FileHasher.
+  Result<BlobInfo> hash(const Fd& file, std::optional<std::uint64_t> size);
+  // Before `move_in`, for any number of hashed files.
+  Status claim(const std::vector<Digest>& digests);
+  // The hashed and claimed file `name` in `dir_fd` is now a blob, or was one already and is gone.
+  Status move_in(int dir_fd, const std::string& name, const BlobInfo& info);
+
+ private:
+  BlobStore& blobs_;
+  FileHasher hasher_;
+  std::array<Fd, 256> shards_;  // directories of blobs, opened when first needed
+};
 
 class BlobStore {
  public:
@@ -43,9 +75,7 @@ class BlobStore {
   Result<Digest> put(std::string_view data);
   // Copies the bytes of `fd` (a reflink where the filesystem has them) and hashes the copy.
   Result<BlobInfo> put_copy(int fd);
-  // Makes the regular file `name` in `dir_fd` (nobody may write it any more) a blob by renaming it:
-  // no copy.
-  Result<BlobInfo> adopt(int dir_fd, const std::string& name);
+  // Makes the regular file (nobody may write it any more) a blob by renaming it: no copy.
   Result<BlobInfo> adopt(const std::string& path);
 
   // kNotFound when absent; kCorrupt when its size is not `expected_size` or, looked at once in a
@@ -79,7 +109,9 @@ class BlobStore {
       : root_(std::move(root)), scratch_(scratch), known_(std::make_unique<Known>()) {}
   std::string path_of(const Digest& digest) const;
   Status check_bytes(const Digest& digest, int fd) const;
-  Status publish(int dir_fd, const std::string& tmp, const BlobInfo& info);
+  Result<Fd> open_shard(const Digest& digest) const;
+  Status publish(const std::string& tmp, const Fd& file, const BlobInfo& info);
+  friend class Adoption;
 
   std::string root_;
   Scratch* scratch_;

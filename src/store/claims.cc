@@ -32,7 +32,7 @@ Result<std::unique_ptr<Claims>> Claims::open(const std::string& home, const std:
   return std::unique_ptr<Claims>(new Claims(std::move(gate), std::move(file)));
 }
 
-Status Claims::add(std::initializer_list<Claim> claims) {
+Status Claims::add(std::span<const Claim> claims) {
   const std::lock_guard guard(mutex_);
   std::string text;
   for (const Claim& claim : claims) {

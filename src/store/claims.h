@@ -17,6 +17,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,7 +34,10 @@ class Claims {
  public:
   // `folder` is the process's scratch folder.
   static Result<std::unique_ptr<Claims>> open(const std::string& home, const std::string& folder);
-  Status add(std::initializer_list<Claim> claims);
+  Status add(std::span<const Claim> claims);
+  Status add(std::initializer_list<Claim> claims) {
+    return add(std::span(claims.begin(), claims.size()));
+  }
 
  private:
   Claims(Fd gate, Fd file) : gate_(std::move(gate)), file_(std::move(file)) {}

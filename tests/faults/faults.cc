@@ -272,6 +272,12 @@ int renameat(int from_fd, const char* from, int to_fd, const char* to) noexcept 
                [&] { return next(from_fd, from, to_fd, to); });
 }
 
+int renameat2(int from_fd, const char* from, int to_fd, const char* to, unsigned flags) noexcept {
+  static const auto next = REAL(renameat2);
+  return whole(kRename, "renameat2", path_at(to_fd, to),
+               [&] { return next(from_fd, from, to_fd, to, flags); });
+}
+
 int unlink(const char* path) noexcept {
   static const auto next = REAL(unlink);
   return whole(kUnlink, "unlink", path, [&] { return next(path); });

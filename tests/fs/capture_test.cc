@@ -74,6 +74,50 @@ TEST_F(CaptureTest, FilesBecomeBlobsAndLeaveTheUpper) {
   EXPECT_FALSE(exists(upper("d/f"))) << "adopted, not copied";
 }
 
+// More than one group of files, on more than one thread.
+TEST_F(CaptureTest, ManyFilesAreEachTheirOwn) {
+  const auto text_of = [](int i) {
+    return std::string(static_cast<std::size_t>(i) * 7, 'x') + "end";
+  };
+  for (int i = 0; i < 500; ++i) {
+    const std::string path = upper("d" + std::to_string(i % 7) + "/" + std::to_string(i));
+    write_file(path, text_of(i % 400));  // some are equal
+    if (i % 5 == 0) std::filesystem::create_hard_link(path, path + "-linked");
+  }
+  xattr("d1/1", "user.mine", "value");
+  const auto layer = capture();
+  ASSERT_EQ(layer->entries().size(), 1U + 7U + 500U + 100U);
+  for (int i = 0; i < 500; ++i) {
+    const std::string path = "d" + std::to_string(i % 7) + "/" + std::to_string(i);
+    const LayerEntry* file = layer->find(path);
+    ASSERT_NE(file, nullptr) << path;
+    EXPECT_EQ(file->content, Digest::of(text_of(i % 400))) << path;
+    EXPECT_EQ(file->entry.size, text_of(i % 400).size()) << path;
+    EXPECT_EQ(file->entry.nlink, i % 5 == 0 ? 2U : 1U) << path;
+    EXPECT_EQ(file->entry.xattrs.size(), path == "d1/1" ? 1U : 0U) << path;
+    EXPECT_FALSE(exists(upper(path))) << path;
+    EXPECT_EQ(stored(*file), text_of(i % 400)) << path;
+    if (i % 5 == 0) {
+      const LayerEntry* other = layer->find(path + "-linked");
+      ASSERT_NE(other, nullptr) << path;
+      EXPECT_EQ(other->content, file->content) << path;
+      EXPECT_EQ(other->entry, file->entry) << path;
+    }
+  }
+}
+
+TEST_F(CaptureTest, FileAmongManyThatCannotBeStoredIsNamed) {
+  for (int i = 0; i < 200; ++i) write_file(upper("d/" + std::to_string(i)), std::to_string(i));
+  const std::string hex = Digest::of("150").hex();
+  const std::string in_the_way = trees_.path("store/blobs/" + hex.substr(0, 2) + "/" + hex);
+  std::filesystem::create_directories(in_the_way + "/full");
+  const View view(ViewBase{trees_.image_source(), nullptr}, {}, now_ns());
+  const auto layer =
+      capture_upper(upper(), view, {started_ns_, SeenTimes(seen_)}, trees_.store().blobs());
+  ASSERT_FALSE(layer);
+  EXPECT_TRUE(layer.error().message.starts_with("/d/150: ")) << layer.error().message;
+}
+
 TEST_F(CaptureTest, ModeZeroFile) {
   write_file(upper("f"), "closed", 0000);
   const auto layer = capture();

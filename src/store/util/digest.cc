@@ -69,6 +69,11 @@ Hasher::Hasher() : context_(std::make_unique<Context>()) {
     std::abort();
   }
 }
+
+void Hasher::restart() {
+  if (EVP_DigestInit_ex(context_->md, nullptr, nullptr) != 1) std::abort();
+}
+
 Hasher::~Hasher() = default;
 Hasher::Hasher(Hasher&&) noexcept = default;
 Hasher& Hasher::operator=(Hasher&&) noexcept = default;

@@ -39,7 +39,8 @@ class Hasher {
   // Adds a length-prefixed field, so that ("a","bc") and ("ab","c") differ.
   void field(std::string_view data);
   void field(std::uint64_t number);
-  Digest finish();  // once
+  Digest finish();  // once, until `restart`
+  void restart();
 
  private:
   struct Context;
