@@ -65,6 +65,13 @@ inline void write_file(const std::string& path, std::string_view text, mode_t mo
   must_be_zero(::fchmod(fd.get(), mode), path);
 }
 
+// Of a LiveSource or a View.
+template <class Tree>
+bool is_moved(Tree& tree, const std::string& path) {
+  const std::string_view paths[] = {path};
+  return must(tree.first_moved(paths)).has_value();
+}
+
 inline std::string slurp(const std::string& path) { return must(read_file(path)); }
 
 inline struct stat lstat_of(const std::string& path) {

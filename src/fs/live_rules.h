@@ -36,6 +36,16 @@ struct LiveStat {
   std::string target;
   Xattrs xattrs;
   bool foreign = false;  // the mount point of something else: shown as an empty directory
+
+  // Both are files or directories without attributes, and of one mode, owner and size.
+  bool is_plain_same(const LiveStat& other) const {
+    const auto plain = [](const LiveStat& stat) {
+      return (stat.kind == EntryKind::kFile || stat.kind == EntryKind::kDirectory) &&
+             stat.xattrs.empty() && !stat.foreign;
+    };
+    return plain(*this) && plain(other) && kind == other.kind && mode == other.mode &&
+           uid == other.uid && gid == other.gid && stamp.size == other.stamp.size;
+  }
 };
 
 // Where a path of the source really is: relative to an open directory.
@@ -54,6 +64,11 @@ class LiveRules {
   // `mode` are permission bits, 0 when only the kind is known (see needs_mode).
   virtual Result<bool> visible(const std::string& path, EntryKind kind, std::uint32_t mode) = 0;
   virtual bool needs_mode() const { return false; }
+  // Whether `visible` would say yes to every file, directory and symlink in `dir` but .git.
+  virtual Result<bool> shows_plain(const std::string& dir) {
+    (void)dir;
+    return false;
+  }
   virtual Entry entry(const LiveStat& stat) const = 0;
   virtual std::int64_t mtime(const LiveStat& stat) const = 0;
   virtual bool wants_xattrs() const { return false; }

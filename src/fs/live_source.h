@@ -7,21 +7,23 @@
 // later whether a pinned path looks different by now. What is visible, and how it looks, is the
 // matter of LiveRules (live_rules.h).
 //
-// Paths are relative to the source's root. Walks never follow symlinks and never leave the root
-// (openat2(2), RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH). Thread-safe. Errors: kChanged with the
-// displayed path when a pin no longer fits; EACCES and I/O errors as they are: the caller must not
-// cache what it could not observe.
+// Paths are relative to the source's root. Thread-safe. Errors: kChanged with the displayed path
+// when a pin no longer fits; EACCES and I/O errors as they are: the caller must not cache what it
+// could not observe.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "fs/entry.h"
+#include "fs/live_look.h"
 #include "fs/live_rules.h"
+#include "fs/pin_table.h"
 #include "store/store.h"
 #include "store/util/fd.h"
 
@@ -51,40 +53,54 @@ class LiveSource {
   // the store.
   Result<Digest> read_small(const std::string& path, std::string& bytes);
 
-  // Whether a pinned path has another value now; false for a path that was never pinned.
-  Result<bool> moved(const std::string& path);
+  // The first of these paths that has another value now than is pinned; what was never pinned is
+  // left out. Cheapest when sorted.
+  Result<std::optional<std::string>> first_moved(std::span<const std::string_view> paths);
   // LiveRules::moved_file.
-  Result<std::optional<std::string>> moved_rule_file() { return rules_->moved_file(); }
+  Result<std::optional<std::string>> moved_rule_file() { return look_.rules().moved_file(); }
 
+  // What the store may keep of these paths' pins: digests of old enough files.
+  std::vector<store::FileDigest> lasting_digests(std::span<const std::string_view> paths);
   // Digests learned since the last call that the store may keep (old enough files only).
   std::vector<store::FileDigest> take_learned();
-  bool may_have_xattrs() const { return rules_->wants_xattrs(); }
+  bool may_have_xattrs() const { return xattrs_; }
 
  private:
-  struct Pin;
-  Pin& pin(const std::string& path);
-  Result<std::optional<LiveStat>> stat_now(const std::string& path);
-  Result<Listing> list_now(const std::string& path);
-  Status resolve(Pin& pin, const std::string& path);
-  Result<Fd> open_now(const std::string& path);
-  Result<Fd> open_pinned(const Pin& pin, const std::string& path);
-  Status read_again(const Pin& pin, const std::string& path, std::string& bytes);
-  Result<Digest> digest_locked(Pin& pin, const std::string& path);
+  using Id = PinTable::Id;
+  // A pin, its path and the lock that guards what is in it.
+  struct Locked {
+    const std::string& path;
+    Id id;
+    Pin& pin;
+    std::unique_lock<std::mutex> lock;
+  };
+
+  Locked lock_pin(const std::string& path);
+  std::optional<Locked> lock_known(const std::string& path);
+  std::mutex& stripe(Id id) { return stripes_[id % stripes_.size()]; }
+
+  Status resolve(const Locked& at);
+  void set_content(Pin& pin, const Digest& digest);
+  Result<LiveStat> pinned_file(const Locked& at);
+  Result<Fd> open_pinned(const LiveStat& pinned, const std::string& path);
+  Status check_unmoved(int fd, const LiveStat& pinned, const std::string& path);
+  Result<Digest> digest_now(const LiveStat& stat, const std::string& path);
+  Status read_again(const Locked& at, const LiveStat& pinned, std::string& bytes);
+  Result<bool> moved(const std::string& path, DirectoryHandles& handles);
   void learn(const LiveStat& stat, const Digest& digest);
   Result<std::optional<Digest>> known_digest(const LiveStat& stat);
-  std::optional<std::uint64_t> device_of(int fd, dev_t device);
-  Status agrees_with_listing(const std::string& path);
-  Status agrees_with_lookups(const std::string& dir);
-  Pin* find_pin(const std::string& path);
+  Status agrees_with_listing(Id id, const std::string& path);
+  Status agrees_with_lookups(Id dir, const std::string& path);
 
-  std::unique_ptr<LiveRules> rules_;
+  LiveLook look_;
+  const bool xattrs_;
   store::Store& store_;
-  // Guards the containers. A Pin has its own lock; no two Pins are ever locked at once, and this
-  // one may be taken while a Pin is locked.
-  std::mutex mutex_;
-  std::unordered_map<std::string, std::unique_ptr<Pin>> pins_;
-  std::unordered_map<std::string, std::vector<std::string>> children_;  // pinned, by directory
-  std::unordered_map<dev_t, std::uint64_t> devices_;
+  DirectoryHandles handles_;
+  // What is in a pin is guarded by the stripe of its id, which is held across the system calls that
+  // fill it. No two pins are ever locked at once.
+  std::array<std::mutex, 64> stripes_;
+  std::mutex mutex_;  // guards the rest, the table as such too; may be taken while a pin is locked
+  PinTable pins_;
   std::vector<store::FileDigest> learned_;
 };
 

@@ -265,7 +265,7 @@ Trace FuseSession::trace() {
     builder.add(observation_of(id), node ? &*node : nullptr,
                 names ? std::make_shared<const Listing>(names->unpack()) : nullptr);
   }
-  return builder.finish(ImpliedAbsence::kDrop);
+  return builder.finish();
 }
 
 std::vector<SeenTime> FuseSession::seen_times() {

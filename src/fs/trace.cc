@@ -1,7 +1,7 @@
 #include "fs/trace.h"
 
 #include <algorithm>
-#include <set>
+#include <utility>
 
 #include "store/util/bytes.h"
 
@@ -66,6 +66,38 @@ Result<Trace> Trace::decode(std::string_view blob) {
   return trace;
 }
 
+namespace {
+
+// The order of the moments of the files observed, added in the order of their paths.
+class MomentOrder {
+ public:
+  void add(std::string_view path, std::int64_t moment_ns) { files_.emplace_back(path, moment_ns); }
+
+  std::string text() const {
+    std::vector<std::int64_t> moments;
+    for (const auto& [path, moment_ns] : files_) {
+      if (moments.empty() || moments.back() != moment_ns) moments.push_back(moment_ns);
+    }
+    std::sort(moments.begin(), moments.end());
+    moments.erase(std::unique(moments.begin(), moments.end()), moments.end());
+    if (moments.size() < 2) return "one moment";
+    Hasher hasher;
+    for (const auto& [path, moment_ns] : files_) {
+      const auto rank = std::lower_bound(moments.begin(), moments.end(), moment_ns);
+      hasher.field(path);
+      hasher.field(static_cast<std::uint64_t>(rank - moments.begin()));
+    }
+    return hasher.finish().hex();
+  }
+
+ private:
+  std::vector<std::pair<std::string_view, std::int64_t>> files_;
+};
+
+bool is_timed(const View::Node& node) { return node.entry.kind != EntryKind::kDirectory; }
+
+}  // namespace
+
 bool TraceBuilder::Item::lists(std::string_view name) const {
   return !listing || std::any_of(listing->begin(), listing->end(),
                                  [&](const DirEntry& child) { return child.name == name; });
@@ -76,40 +108,28 @@ void TraceBuilder::add(Observation observation, const View::Node* node,
   Item item{observation.kind,
             std::move(observation.value),
             node == nullptr,
-            node != nullptr && node->entry.kind != EntryKind::kDirectory,
+            node != nullptr && is_timed(*node),
             node != nullptr ? node->moment_ns : kImageMomentNs,
             std::move(listing)};
   const auto [it, fresh] = items_.try_emplace(std::move(observation.path), item);
   if (!fresh && it->second.kind == ObservationKind::kProbe) it->second = std::move(item);
 }
 
-Trace TraceBuilder::finish(ImpliedAbsence implied) {
-  std::set<std::int64_t> distinct;
-  for (const auto& [path, item] : items_) {
-    if (item.timed) distinct.insert(item.moment_ns);
-  }
-  const std::vector<std::int64_t> moments(distinct.begin(), distinct.end());
-  const auto rank = [&](std::int64_t moment) {
-    return static_cast<std::uint64_t>(std::lower_bound(moments.begin(), moments.end(), moment) -
-                                      moments.begin());
-  };
+Trace TraceBuilder::finish() {
   Trace trace;
-  Hasher order;
+  MomentOrder order;
   for (auto& [path, item] : items_) {
-    if (implied == ImpliedAbsence::kDrop && item.absent && !path.empty()) {
+    if (item.absent && !path.empty()) {
       const auto parent = items_.find(parent_path(path));
       const bool implied_here = parent != items_.end() &&
                                 parent->second.kind == ObservationKind::kList &&
                                 !parent->second.lists(base_name(path));
       if (implied_here) continue;
     }
-    if (item.timed && moments.size() > 1) {
-      order.field(path);
-      order.field(rank(item.moment_ns));
-    }
+    if (item.timed) order.add(path, item.moment_ns);
     trace.observations.push_back({path, item.kind, std::move(item.value)});
   }
-  trace.order = moments.size() > 1 ? order.finish().hex() : "one moment";
+  trace.order = order.text();
   return trace;
 }
 
@@ -156,19 +176,20 @@ class SortedWalk {
 
 }  // namespace
 
-Result<Trace> evaluate(const View& view, const Trace& path_set) {
+Result<Trace> evaluate(const View& view, Trace path_set) {
   SortedWalk walk(view);
-  TraceBuilder builder;
-  for (const Observation& item : path_set.observations) {
+  MomentOrder order;
+  for (Observation& item : path_set.observations) {
     HM_ASSIGN(const View::Node* node, walk.find(item.path));
     if (node == nullptr) {
-      builder.add({item.path, item.kind, probe_text(std::nullopt)}, nullptr);
+      item.value = probe_text(std::nullopt);
       continue;
     }
-    HM_ASSIGN(std::string value, observe(view, *node, item.kind));
-    builder.add({item.path, item.kind, std::move(value)}, node);
+    HM_ASSIGN(item.value, observe(view, *node, item.kind));
+    if (is_timed(*node)) order.add(item.path, node->moment_ns);
   }
-  return builder.finish(ImpliedAbsence::kKeep);
+  path_set.order = order.text();
+  return path_set;
 }
 
 Digest strong_key(const Digest& static_key, const Digest& path_set, const Trace& trace) {

@@ -48,18 +48,14 @@ struct Trace {
   std::string encode_path_set() const;
 };
 
-// What becomes of a path found absent under a listed directory: an execution drops it where the
-// listing implies it (never where it shows the name: the two then contradict), an evaluation has to
-// give a value for every path that it was asked about.
-enum class ImpliedAbsence { kDrop, kKeep };
-
-// Collects observations of a session and of an evaluation alike.
+// Collects the observations of a session. A path found absent under a listed directory is dropped
+// where the listing implies it; never where it shows the name: the two then contradict.
 class TraceBuilder {
  public:
   // `node` is null for an absent path; `listing` are the names that a list observation showed.
   void add(Observation observation, const View::Node* node,
            std::shared_ptr<const Listing> listing = nullptr);
-  Trace finish(ImpliedAbsence implied);
+  Trace finish();
 
  private:
   struct Item {
@@ -76,7 +72,7 @@ class TraceBuilder {
 
 // The value of each observation of a path set on another view, by the view's own function. A kind
 // that does not fit today's entry yields that entry.
-Result<Trace> evaluate(const View& view, const Trace& path_set);
+Result<Trace> evaluate(const View& view, Trace path_set);
 
 // One observation on a view.
 Result<std::string> observe(const View& view, const View::Node& node, ObservationKind kind);

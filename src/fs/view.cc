@@ -255,11 +255,39 @@ Result<Digest> View::read_small(const Node& file, std::string& bytes) const {
   return base_.image->read_small(file.path, bytes);
 }
 
-Result<bool> View::moved(std::string_view path) const {
-  if (base_.workspace && is_within(path, kWorkspacePath)) {
-    return base_.workspace->moved(workspace_path(path));
+View::LivePaths View::live_paths(std::span<const std::string_view> paths) const {
+  LivePaths out;
+  for (const std::string_view path : paths) {
+    if (!base_.workspace || !is_within(path, kWorkspacePath)) {
+      out.image.push_back(path);
+    } else {
+      out.workspace.push_back(path.substr(std::min(path.size(), kWorkspacePath.size() + 1)));
+    }
   }
-  return base_.image ? base_.image->moved(std::string(path)) : Result<bool>(false);
+  return out;
+}
+
+Result<std::optional<std::string>> View::first_moved(
+    std::span<const std::string_view> paths) const {
+  const LivePaths live = live_paths(paths);
+  if (base_.workspace) {
+    HM_ASSIGN(const auto moved, base_.workspace->first_moved(live.workspace));
+    if (moved) return std::optional(join_path(kWorkspacePath, *moved));
+  }
+  return base_.image ? base_.image->first_moved(live.image)
+                     : Result<std::optional<std::string>>(std::nullopt);
+}
+
+std::vector<store::FileDigest> View::lasting_digests(
+    std::span<const std::string_view> paths) const {
+  const LivePaths live = live_paths(paths);
+  std::vector<store::FileDigest> out;
+  if (base_.workspace) out = base_.workspace->lasting_digests(live.workspace);
+  if (base_.image) {
+    const auto more = base_.image->lasting_digests(live.image);
+    out.insert(out.end(), more.begin(), more.end());
+  }
+  return out;
 }
 
 std::size_t View::link_rank(const Node& node) const {

@@ -83,8 +83,10 @@ class View {
   bool is_small_live(const Node& file) const;
   Result<Digest> read_small(const Node& file, std::string& bytes) const;  // LiveSource::read_small
 
-  // Whether a live path has changed since this run pinned it (LiveSource::moved).
-  Result<bool> moved(std::string_view path) const;
+  // The first of these paths that has changed since this run pinned it (LiveSource::first_moved).
+  Result<std::optional<std::string>> first_moved(std::span<const std::string_view> paths) const;
+  // LiveSource::lasting_digests of both sources.
+  std::vector<store::FileDigest> lasting_digests(std::span<const std::string_view> paths) const;
   // Tells apart the link groups of different layers that have one name: how many older ones there
   // are. Not the layer's own place in the chain, which no observation covers.
   std::size_t link_rank(const Node& node) const;
@@ -106,6 +108,10 @@ class View {
   Status take_layer_entry(Node& node, const LayerEntry& item, std::uint16_t layer) const;
   Status take_time(Node& node, const LayerEntry& item, std::uint16_t layer) const;
   std::string workspace_path(std::string_view path) const;
+  struct LivePaths {
+    std::vector<std::string_view> workspace, image;  // as the sources name them
+  };
+  LivePaths live_paths(std::span<const std::string_view> paths) const;
 
   ViewBase base_;
   std::vector<ViewLayer> layers_;

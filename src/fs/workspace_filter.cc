@@ -454,6 +454,13 @@ Result<bool> WorkspaceFilter::visible(std::string_view path, IgnoreKind kind) {
   return state.shown != State::Shown::kNothing;
 }
 
+Result<bool> WorkspaceFilter::shows_plain(std::string_view dir) {
+  if (dir.empty()) return false;  // .hm is in it
+  HM_ASSIGN(const Directory* known, directory(dir));
+  return known->state.shown == State::Shown::kAll && known->git == nullptr &&
+         known->hm == nullptr && !known->state.git_ignored;
+}
+
 Result<bool> WorkspaceFilter::root_ignored() {
   HM_ASSIGN(const Directory* root, directory({}));
   return root->state.git_ignored;

@@ -95,6 +95,8 @@ class WorkspaceFilter {
   // `path` is relative to the root, normal, without a leading slash; "" is the root, always
   // visible.
   Result<bool> visible(std::string_view path, IgnoreKind kind);
+  // Whether every name in this directory is visible but .git; false where it takes more to say.
+  Result<bool> shows_plain(std::string_view dir);
   // The repository above ignores the workspace root itself: only tracked files are visible.
   Result<bool> root_ignored();
 

@@ -61,7 +61,7 @@ class TrackedCache {
 
   // Whatever is wrong with what the store remembers, git can be asked again.
   std::optional<TrackedFiles> remembered(const store::FileStamp& identity) {
-    const auto digest = store_.file_digest(identity).value_or(std::nullopt);
+    const auto digest = store_.other_digest(identity).value_or(std::nullopt);
     if (!digest) return std::nullopt;
     auto list = store_.blobs().read(*digest);
     if (!list) return std::nullopt;
@@ -123,6 +123,14 @@ class WorkspaceRules final : public LiveRules {
     }
     return filter_.visible(
         path, kind == EntryKind::kDirectory ? IgnoreKind::kDirectory : IgnoreKind::kOther);
+  }
+
+  Result<bool> shows_plain(const std::string& dir) override {
+    const bool hides_some = std::any_of(
+        hidden_.begin(), hidden_.end(),
+        [&](const std::string& path) { return is_within(path, dir) || is_within(dir, path); });
+    if (hides_some) return false;
+    return filter_.shows_plain(dir);
   }
 
   Entry entry(const LiveStat& stat) const override {

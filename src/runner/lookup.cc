@@ -27,13 +27,14 @@ class Lookup {
  private:
   Result<std::optional<Hit>> try_path_set(const Digest& digest) {
     const std::optional<Hit> none;
-    const auto path_set = read_path_set(digest);
+    auto path_set = read_path_set(digest);
     if (!path_set) {
       // Forgotten, or it would be in the way for ever.
       HM_TRY(store_.drop_path_set(key_.digest, digest));
       return damaged(path_set.error());
     }
-    auto today = fs::evaluate(view_, *path_set);
+    HM_TRY(store_.recall_files(digest));
+    auto today = fs::evaluate(view_, std::move(*path_set));
     if (!today) {
       if (today.error().code == ErrorCode::kChanged) return fail(std::move(today).error());
       note({"an input could not be observed: " + today.error().message, {}, {}});
@@ -52,7 +53,7 @@ class Lookup {
       note({"its result is older than its ttl", {}, {}});
       return none;
     }
-    return load(*record, digest, today->observations.size());
+    return load(*record, digest, std::move(*today));
   }
 
   Result<fs::Trace> read_path_set(const Digest& digest) {
@@ -62,7 +63,7 @@ class Lookup {
 
   // A record that lacks a part of its result is forgotten: the step makes a new one.
   Result<std::optional<Hit>> load(const store::Record& record, const Digest& path_set,
-                                  std::size_t observations) {
+                                  fs::Trace inputs) {
     HM_TRY(store_.claim_result(record));
     if (record.path_set != path_set) {
       HM_TRY(store_.drop_record(record));
@@ -79,7 +80,8 @@ class Lookup {
       HM_TRY(store_.drop_layer(record.layer));
       return damaged(layer.error());
     }
-    return std::optional(Hit{record, *times, std::move(*layer), observations});
+    return std::optional(Hit{record, *times, std::move(*layer),
+                             std::make_shared<const fs::Trace>(std::move(inputs))});
   }
 
   Result<std::optional<Hit>> damaged(const Error& error) {

@@ -6,10 +6,12 @@
 #pragma once
 
 #include <chrono>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
 
+#include "fs/trace.h"
 #include "fs/view.h"
 #include "runner/static_key.h"
 #include "store/store.h"
@@ -26,7 +28,7 @@ struct Hit {
   store::Record record;
   store::LayerTimes times;
   fs::ViewLayer layer;
-  std::size_t observations = 0;
+  std::shared_ptr<const fs::Trace> inputs;
 };
 
 struct LookupResult {

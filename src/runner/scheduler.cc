@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
+#include <span>
 #include <thread>
+#include <unordered_set>
 
 #include "runner/graph.h"
 #include "runner/sources.h"
@@ -33,6 +35,33 @@ bool passed(const Node& node) {
          (node.result.outcome == StepOutcome::kHit || node.result.outcome == StepOutcome::kRan);
 }
 
+// fs::View::first_moved, by as many threads as it is worth.
+Result<std::optional<std::string>> first_moved(const fs::View& view,
+                                               std::span<const std::string_view> paths) {
+  constexpr std::size_t kPathsOfAThread = 2000;
+  const std::size_t most = std::max(1U, std::thread::hardware_concurrency());
+  const std::size_t count = std::min(most, 1 + paths.size() / kPathsOfAThread);
+  const std::size_t share = paths.size() / count + 1;
+  std::vector<Result<std::optional<std::string>>> found(count);
+  {
+    std::vector<std::jthread> threads;
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto part = paths.subspan(std::min(i * share, paths.size()));
+      const auto own = part.first(std::min(share, part.size()));
+      const auto look = [&view, &result = found[i], own] { result = view.first_moved(own); };
+      if (i + 1 < count) {
+        threads.emplace_back(look);
+      } else {
+        look();
+      }
+    }
+  }
+  for (auto& result : found) {
+    if (!result || *result) return std::move(result);
+  }
+  return std::optional<std::string>{};
+}
+
 class RunImpl final : public Run {
  public:
   RunImpl(Pipeline pipeline, RunOptions options, IdMode id_mode, store::Store& store,
@@ -55,6 +84,8 @@ class RunImpl final : public Run {
   Status run_attempt(const std::stop_token& stop);
   void work(Sources& sources);
   Status look_again(Sources& sources);
+  Result<std::optional<std::string>> moved_input(Sources& sources);
+  Status keep_files(Sources& sources);
   std::optional<std::size_t> next_ready();
   void skip_hopeless();
   bool is_ready(std::size_t index) const;
@@ -331,7 +362,23 @@ Status RunImpl::run_attempt(const std::stop_token& stop) {
   }
   const Status status = look_again(*sources);
   sources->submit_learned();
+  if (status && !store_.recalled_all()) HM_TRY(keep_files(*sources));
   return status;
+}
+
+// So that the next lookup of each step finds the digests of its files at once.
+Status RunImpl::keep_files(Sources& sources) {
+  for (const Node& node : nodes_) {
+    if (!passed(node)) continue;
+    std::vector<std::string_view> paths;
+    for (const fs::Observation& item : node.result.inputs->observations) {
+      if (item.kind == fs::ObservationKind::kContent) paths.push_back(item.path);
+    }
+    HM_ASSIGN(const fs::ViewBase base, sources.base(node.image));
+    const auto files = fs::View(base, {}, now_ns()).lasting_digests(paths);
+    if (!files.empty()) HM_TRY(store_.keep_files(node.result.path_set, files));
+  }
+  return {};
 }
 
 // Each executed step looked again at its own inputs when it ended, a hit never did. A run that
@@ -339,17 +386,31 @@ Status RunImpl::run_attempt(const std::stop_token& stop) {
 Status RunImpl::look_again(Sources& sources) {
   if (restart_ || error_ || !std::all_of(nodes_.begin(), nodes_.end(), passed)) return {};
   HM_ASSIGN(auto moved, sources.moved_rule_file());
-  std::map<std::string, std::set<std::string>> checked;  // paths, by image
-  for (std::size_t i = 0; i < nodes_.size() && !moved; ++i) {
-    const Node& node = nodes_[i];
-    HM_ASSIGN(const fs::ViewBase base, sources.base(node.image));
-    HM_ASSIGN(moved, runner_.moved_since(node.result, view_of(i, base), checked[node.image]));
+  if (!moved) {
+    HM_ASSIGN(moved, moved_input(sources));
   }
   if (!moved) return {};
   restart_ = true;
   restart_reason_ = *moved;
   store_damaged_ = false;
   return {};
+}
+
+// Each path is looked at once, however many steps rest on it.
+Result<std::optional<std::string>> RunImpl::moved_input(Sources& sources) {
+  std::map<std::string, std::vector<std::string_view>> paths;  // by image
+  std::map<std::string, std::unordered_set<std::string_view>> known;
+  for (const Node& node : nodes_) {
+    for (const fs::Observation& item : node.result.inputs->observations) {
+      if (known[node.image].insert(item.path).second) paths[node.image].push_back(item.path);
+    }
+  }
+  for (const auto& [image, own] : paths) {
+    HM_ASSIGN(const fs::ViewBase base, sources.base(image));
+    HM_ASSIGN(const auto moved, first_moved(fs::View(base, {}, now_ns()), own));
+    if (moved) return std::optional("/" + *moved);
+  }
+  return std::optional<std::string>{};
 }
 
 Status RunImpl::run_attempts(const std::stop_token& stop) {
@@ -476,7 +537,7 @@ Result<std::vector<Plan>> RunImpl::plan() {
     HM_ASSIGN(auto found, runner_.preview(nodes_[index].job, view_of(index, base)));
     if (auto* hit = std::get_if<Hit>(&found.outcome)) {
       plan.what = Plan::What::kHit;
-      plan.reason = std::to_string(hit->observations) + " inputs unchanged";
+      plan.reason = std::to_string(hit->inputs->observations.size()) + " inputs unchanged";
       nodes_[index].result.layer = std::move(hit->layer);
     } else {
       plan.what = Plan::What::kRuns;

@@ -102,10 +102,11 @@ Result<StepResult> StepRunner::adopt_hit(const StepJob& job, StaticKey key, Hit 
   result.trace = hit.record.trace;
   result.log = hit.record.log;
   result.layer = std::move(hit.layer);
-  result.reason = std::to_string(hit.observations) + " observed inputs unchanged";
+  result.inputs = hit.inputs;
+  result.reason = std::to_string(hit.inputs->observations.size()) + " observed inputs unchanged";
   store_.touch(hit.record);
   events_.step_start(job.info);
-  events_.step_cache_hit(job.info, hit.record.strong_key.hex(), hit.observations);
+  events_.step_cache_hit(job.info, hit.record.strong_key.hex(), hit.inputs->observations.size());
   LineSplitter lines(
       [&](Stream stream, std::string_view line) { events_.step_log(job.info, stream, line); });
   // A log that is gone is no reason to run the step again.
@@ -180,6 +181,7 @@ Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, const 
     // What was recorded is true of what was served; this run must not go on with it.
     return restart(std::move(result.key), *moved);
   }
+  result.inputs = std::make_shared<const fs::Trace>(std::move(execution->trace));
   return result;
 }
 
@@ -319,26 +321,11 @@ Result<bool> StepRunner::adopt_layer(const store::Record& other, StepResult& res
 
 Result<std::optional<std::string>> StepRunner::moved_path(const fs::Trace& trace,
                                                           const fs::View& view, Sources& sources) {
-  for (const fs::Observation& item : trace.observations) {
-    HM_ASSIGN(const bool moved, view.moved(item.path));
-    if (moved) return std::optional("/" + item.path);
-  }
+  std::vector<std::string_view> paths;
+  for (const fs::Observation& item : trace.observations) paths.push_back(item.path);
+  HM_ASSIGN(const auto moved, view.first_moved(paths));
+  if (moved) return std::optional("/" + *moved);
   return sources.moved_rule_file();
-}
-
-Result<std::optional<std::string>> StepRunner::moved_since(const StepResult& result,
-                                                           const fs::View& view,
-                                                           std::set<std::string>& checked) {
-  const auto blob = store_.blobs().read(result.path_set);
-  const auto path_set = blob ? fs::Trace::decode(*blob) : fail(blob.error());
-  // The next attempt finds the same, and has it run.
-  if (!path_set) return std::optional(path_set.error().message);
-  for (const fs::Observation& item : path_set->observations) {
-    if (!checked.insert(item.path).second) continue;
-    HM_ASSIGN(const bool moved, view.moved(item.path));
-    if (moved) return std::optional("/" + item.path);
-  }
-  return std::optional<std::string>{};
 }
 
 Status StepRunner::drop_damaged(const fs::View& view) {
@@ -358,8 +345,8 @@ Result<bool> StepRunner::still_holds(const StepResult& result, const fs::View& v
   if (result.strong_key.is_zero()) return false;  // its observation log is incomplete
   const auto blob = store_.blobs().read(result.path_set);
   if (!blob) return false;
-  HM_ASSIGN(const fs::Trace path_set, fs::Trace::decode(*blob));
-  auto today = fs::evaluate(view, path_set);
+  HM_ASSIGN(fs::Trace path_set, fs::Trace::decode(*blob));
+  auto today = fs::evaluate(view, std::move(path_set));
   if (!today) return false;
   return fs::strong_key(result.key.digest, result.path_set, *today) == result.strong_key;
 }

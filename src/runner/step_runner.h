@@ -5,8 +5,8 @@
 // succeeded and whose observation log is complete. Thread-safe: steps run in parallel.
 #pragma once
 
+#include <memory>
 #include <optional>
-#include <set>
 #include <stop_token>
 #include <string>
 
@@ -38,8 +38,9 @@ struct StepResult {
   bool store_damaged = false;  // with kRestart
   StaticKey key;
   Digest path_set, strong_key, trace, log;
-  std::optional<fs::ViewLayer> layer;  // hit or ran
-  bool refuted = false;                // a hit whose step, run again, did not do the same
+  std::optional<fs::ViewLayer> layer;       // hit or ran
+  std::shared_ptr<const fs::Trace> inputs;  // what it looked at: hit or ran
+  bool refuted = false;                     // a hit whose step, run again, did not do the same
 };
 
 // One step as it is to be run in this run.
@@ -65,10 +66,6 @@ class StepRunner {
   Result<LookupResult> preview(const StepJob& job, const fs::View& view);
   // Whether `result` of an earlier attempt is what this view gives too.
   Result<bool> still_holds(const StepResult& result, const fs::View& view);
-  // The first path that `result` rests on and that is not as this run pinned it any more; those in
-  // `checked` are left out, and what is looked at is added.
-  Result<std::optional<std::string>> moved_since(const StepResult& result, const fs::View& view,
-                                                 std::set<std::string>& checked);
 
  private:
   Result<StepResult> run_or_reuse(const StepJob& job, const fs::View& view, Sources& sources,

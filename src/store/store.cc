@@ -7,11 +7,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <filesystem>
 #include <mutex>
 #include <thread>
+#include <unordered_map>
 
 #include "store/database.h"
 #include "store/sqlite.h"
@@ -285,11 +288,49 @@ class SqliteStore final : public Store {
   }
 
   Result<std::optional<Digest>> file_digest(const FileStamp& stamp) override {
+    {
+      const std::lock_guard lock(files_mutex_);
+      if (const auto known = files_.find(stamp)) return known;
+    }
+    recalled_all_ = false;
+    return other_digest(stamp);
+  }
+
+  Result<std::optional<Digest>> other_digest(const FileStamp& stamp) override {
     const std::lock_guard lock(read_mutex_);
     return one_row(statements_.file.bind(stamp.device, stamp.inode, stamp.size, stamp.mtime_ns,
                                          stamp.ctime_ns),
                    [](Stmt& row) { return row.digest(0); });
   }
+
+  Status recall_files(const Digest& path_set) override {
+    {
+      const std::lock_guard lock(files_mutex_);
+      if (recalled_.contains(path_set)) return {};
+    }
+    HM_ASSIGN(const auto name, other_digest(list_stamp(path_set)));
+    const auto blob = name ? blobs_->read(*name) : fail(ErrorCode::kNotFound, "");
+    const auto files = blob ? FileIndex::decode(*blob) : fail(blob.error());
+    const std::lock_guard lock(files_mutex_);
+    recalled_[path_set] = files ? *name : Digest{};
+    if (!files) return {};
+    for (const FileDigest& file : *files) files_.add(file);
+    return {};
+  }
+
+  Status keep_files(const Digest& path_set, const std::vector<FileDigest>& files) override {
+    HM_ASSIGN(const Digest name, blobs_->put(FileIndex::encode(files)));
+    {
+      const std::lock_guard lock(files_mutex_);
+      if (std::exchange(recalled_[path_set], name) == name) return {};
+    }
+    Batch batch;
+    batch.files.push_back({list_stamp(path_set), name});
+    submit(std::move(batch));
+    return {};
+  }
+
+  bool recalled_all() const override { return recalled_all_; }
 
   Result<std::optional<RunReport>> last_run(const std::string& workspace) override {
     const std::lock_guard lock(read_mutex_);
@@ -326,6 +367,10 @@ class SqliteStore final : public Store {
   }
 
   Status drop_file_digests() override {
+    {
+      const std::lock_guard lock(files_mutex_);
+      files_.clear();
+    }
     const std::lock_guard lock(read_mutex_);
     return reader_.exec("DELETE FROM files");
   }
@@ -492,6 +537,18 @@ class SqliteStore final : public Store {
   }
 
  private:
+  // A path set's list of files stands in the table of files, as a file that cannot be.
+  static FileStamp list_stamp(const Digest& path_set) {
+    Hasher identity;
+    identity.field("files of a path set");
+    identity.field(path_set.raw());
+    const Digest own = identity.finish();
+    FileStamp stamp;
+    std::memcpy(&stamp.device, own.bytes.data(), sizeof stamp.device);
+    std::memcpy(&stamp.inode, own.bytes.data() + sizeof stamp.device, sizeof stamp.inode);
+    return stamp;
+  }
+
   void commit_loop(const std::stop_token& stop) {
     BatchWriter writer(std::move(writer_));
     std::vector<Digest> lost;  // this run goes on with them, no later one may trust them
@@ -538,6 +595,11 @@ class SqliteStore final : public Store {
   std::mutex read_mutex_;  // guards reader_ and statements_
   Db reader_;
   Readers statements_;
+
+  std::mutex files_mutex_;  // guards the next two
+  FileIndex files_;
+  std::unordered_map<Digest, Digest> recalled_;  // path set → its list, zero where there is none
+  std::atomic<bool> recalled_all_{true};
 
   std::mutex queue_mutex_;  // guards the next six
   std::condition_variable wake_;

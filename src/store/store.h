@@ -19,6 +19,7 @@
 
 #include "store/blob_store.h"
 #include "store/blob_walk.h"
+#include "store/file_index.h"
 #include "store/scratch.h"
 #include "store/util/digest.h"
 #include "store/util/fd.h"
@@ -49,20 +50,6 @@ struct LayerTimes {
   Digest mtimes;  // blob, see fs/layer.h
   std::int64_t started_ns = 0;
   std::int64_t captured_ns = 0;
-};
-
-// The identity of a file's bytes on this machine, and their digest.
-struct FileStamp {
-  std::uint64_t device = 0;
-  std::uint64_t inode = 0;
-  std::uint64_t size = 0;
-  std::int64_t mtime_ns = 0;
-  std::int64_t ctime_ns = 0;
-  auto operator<=>(const FileStamp&) const = default;
-};
-struct FileDigest {
-  FileStamp stamp;
-  Digest digest;
 };
 
 // One step of a run, for `hm why|trace|log|export`.
@@ -134,6 +121,14 @@ class Store {
                                                const Digest& path_set) = 0;
   virtual Result<std::optional<LayerTimes>> layer_times(const Digest& layer) = 0;
   virtual Result<std::optional<Digest>> file_digest(const FileStamp& stamp) = 0;
+  // The same, of what is no file of a path set.
+  virtual Result<std::optional<Digest>> other_digest(const FileStamp& stamp) = 0;
+  // The digests of the files that a path set names, kept and found again all at once. What was
+  // recalled serves `file_digest`; it saves only time, and may be lost or out of date.
+  virtual Status recall_files(const Digest& path_set) = 0;
+  virtual Status keep_files(const Digest& path_set, const std::vector<FileDigest>& files) = 0;
+  // Whether `file_digest` found in what was recalled all that it was asked for.
+  virtual bool recalled_all() const = 0;
   virtual Result<std::optional<RunReport>> last_run(const std::string& workspace) = 0;
   // The newest report of one step in this workspace, from whatever run held it.
   virtual Result<std::optional<RunStep>> last_step(const std::string& workspace,

@@ -80,9 +80,9 @@ TEST_F(LiveSourceTest, XattrsArePartOfAnEntry) {
   must_be_zero(::setxattr(at("f").c_str(), "user.a", "1", 1, 0), "setxattr");
   const auto source = trees_.image_source();
   EXPECT_EQ(must(source->lookup("f"))->entry.xattrs, (Xattrs{{"user.a", "1"}, {"user.b", "2"}}));
-  EXPECT_FALSE(must(source->moved("f")));
+  EXPECT_FALSE(is_moved(*source, "f"));
   must_be_zero(::setxattr(at("f").c_str(), "user.a", "3", 1, 0), "setxattr");
-  EXPECT_TRUE(must(source->moved("f")));
+  EXPECT_TRUE(is_moved(*source, "f"));
 }
 
 // --- pins
@@ -114,7 +114,7 @@ TEST_F(LiveSourceTest, SmallFilesAreReadWithoutACopy) {
   EXPECT_EQ(must(source->read_small("f", bytes)), Digest::of("before"));
   EXPECT_EQ(bytes, "before");
   EXPECT_FALSE(trees_.store().blobs().has(Digest::of("before"), 6));
-  EXPECT_FALSE(must(source->moved("f")));
+  EXPECT_FALSE(is_moved(*source, "f"));
   set_mtime(at("f"), 12345);
   bytes = "something else";
   EXPECT_EQ(must(source->read_small("f", bytes)), Digest::of("before"));
@@ -156,7 +156,9 @@ TEST_F(LiveSourceTest, SmallFileThatIsNotThePinnedOneIsChanged) {
       const auto read = source->read_small("f", bytes);
       ASSERT_FALSE(read);
       EXPECT_EQ(read.error().code, ErrorCode::kChanged);
-      EXPECT_TRUE(!was_read || must(source->moved("f")));
+      if (was_read) {
+        EXPECT_TRUE(is_moved(*source, "f"));
+      }
     }
   }
 }
@@ -237,7 +239,7 @@ TEST_F(LiveSourceTest, ReplacedParentSymlinkIsNotFollowed) {
     const auto digest = source->capture("d/f");
     ASSERT_FALSE(digest);
     EXPECT_EQ(digest.error().code, ErrorCode::kChanged);
-    EXPECT_TRUE(must(source->moved("d/f")));
+    EXPECT_TRUE(is_moved(*source, "d/f"));
     const auto fresh = trees_.image_source();
     EXPECT_FALSE(must(fresh->lookup("d/f"))) << "a walk follows no symlink";
     EXPECT_EQ(must(fresh->lookup("d"))->entry.kind, EntryKind::kSymlink);
@@ -250,7 +252,7 @@ TEST_F(LiveSourceTest, FifoIsNeverOpened) {
   ASSERT_TRUE(must(source->lookup("fifo")));
   EXPECT_FALSE(source->digest("fifo"));
   EXPECT_FALSE(source->capture("fifo"));
-  EXPECT_FALSE(must(source->moved("fifo")));
+  EXPECT_FALSE(is_moved(*source, "fifo"));
   must(source->list(""));
   // Without a reader a writer cannot open it, so nobody has it open for reading.
   EXPECT_FALSE(open_file(at("fifo"), O_WRONLY | O_NONBLOCK));
@@ -261,9 +263,9 @@ TEST_F(LiveSourceTest, FifoIsNeverOpened) {
 
 TEST_F(LiveSourceTest, NothingPinnedNeverMoves) {
   const auto source = trees_.image_source();
-  EXPECT_FALSE(must(source->moved("f")));
+  EXPECT_FALSE(is_moved(*source, "f"));
   write_file(at("f"), "x");
-  EXPECT_FALSE(must(source->moved("f")));
+  EXPECT_FALSE(is_moved(*source, "f"));
 }
 
 TEST_F(LiveSourceTest, Moved) {
@@ -313,18 +315,18 @@ TEST_F(LiveSourceTest, Moved) {
     ASSERT_TRUE(must(source->lookup("f")));
     if (test.read) must(source->capture("f"));
     test.edit();
-    EXPECT_EQ(must(source->moved("f")), test.moved);
+    EXPECT_EQ(is_moved(*source, "f"), test.moved);
   }
 }
 
 TEST_F(LiveSourceTest, AppearedIsMoved) {
   const auto source = trees_.image_source();
   EXPECT_FALSE(must(source->lookup("f")));
-  EXPECT_FALSE(must(source->moved("f")));
+  EXPECT_FALSE(is_moved(*source, "f"));
   write_file(at("f"), "");
-  EXPECT_TRUE(must(source->moved("f")));
+  EXPECT_TRUE(is_moved(*source, "f"));
   std::filesystem::remove(at("f"));
-  EXPECT_FALSE(must(source->moved("f"))) << "as it was";
+  EXPECT_FALSE(is_moved(*source, "f")) << "as it was";
 }
 
 TEST_F(LiveSourceTest, ListingThatChangedIsMoved) {
@@ -334,15 +336,15 @@ TEST_F(LiveSourceTest, ListingThatChangedIsMoved) {
   must(listed->list("d"));
   must(probed->lookup("d"));
   write_file(at("d/one"), "other bytes");
-  EXPECT_FALSE(must(listed->moved("d"))) << "names only";
+  EXPECT_FALSE(is_moved(*listed, "d")) << "names only";
   write_file(at("d/two"), "");
-  EXPECT_TRUE(must(listed->moved("d")));
-  EXPECT_FALSE(must(probed->moved("d"))) << "never listed";
+  EXPECT_TRUE(is_moved(*listed, "d"));
+  EXPECT_FALSE(is_moved(*probed, "d")) << "never listed";
   std::filesystem::remove(at("d/two"));
-  EXPECT_FALSE(must(listed->moved("d")));
+  EXPECT_FALSE(is_moved(*listed, "d"));
   std::filesystem::remove(at("d/one"));
   std::filesystem::create_directories(at("d/one"));
-  EXPECT_TRUE(must(listed->moved("d"))) << "another kind under the same name";
+  EXPECT_TRUE(is_moved(*listed, "d")) << "another kind under the same name";
 }
 
 TEST_F(LiveSourceTest, RetargetedSymlinkIsMoved) {
@@ -351,10 +353,10 @@ TEST_F(LiveSourceTest, RetargetedSymlinkIsMoved) {
   must(source->lookup("l"));
   std::filesystem::remove(at("l"));
   std::filesystem::create_symlink("a", at("l"));
-  EXPECT_FALSE(must(source->moved("l")));
+  EXPECT_FALSE(is_moved(*source, "l"));
   std::filesystem::remove(at("l"));
   std::filesystem::create_symlink("b", at("l"));
-  EXPECT_TRUE(must(source->moved("l")));
+  EXPECT_TRUE(is_moved(*source, "l"));
 }
 
 // --- the stat cache
@@ -374,7 +376,7 @@ TEST_F(LiveSourceTest, YoungFileIsHashedEveryTime) {
   must_be_zero(::utimensat(AT_FDCWD, at("f").c_str(), times, 0), "utimensat");
   ASSERT_EQ(to_ns(lstat_of(at("f")).st_mtim), to_ns(before.st_mtim));
   EXPECT_EQ(must(trees_.image_source()->digest("f")), Digest::of("bEfore"));
-  EXPECT_TRUE(must(first->moved("f")));
+  EXPECT_TRUE(is_moved(*first, "f"));
 }
 
 // Stores through a mapping into a page that is dirty already change bytes and no time.
@@ -390,13 +392,13 @@ TEST_F(LiveSourceTest, StoreThroughAMappingIsMoved) {
   const auto probed = trees_.image_source();
   EXPECT_EQ(captured(*read, "f"), "Before");
   must(probed->lookup("f"));
-  EXPECT_FALSE(must(read->moved("f")));
+  EXPECT_FALSE(is_moved(*read, "f"));
   bytes[1] = 'E';
   ASSERT_EQ(to_ns(lstat_of(at("f")).st_mtim), to_ns(before.st_mtim));
-  EXPECT_TRUE(must(read->moved("f")));
-  EXPECT_FALSE(must(probed->moved("f"))) << "nobody read it";
+  EXPECT_TRUE(is_moved(*read, "f"));
+  EXPECT_FALSE(is_moved(*probed, "f")) << "nobody read it";
   bytes[1] = 'e';
-  EXPECT_FALSE(must(read->moved("f")));
+  EXPECT_FALSE(is_moved(*read, "f"));
   ::munmap(bytes, 6);
 }
 
@@ -458,9 +460,9 @@ TEST_F(LiveSourceTest, WorkspaceHasNoSpecialFilesNoXattrsNoOwners) {
   EXPECT_EQ(probe_text(file->entry), "file mode=0644 owner=0:0 size=1");
   EXPECT_EQ(file->mtime_ns, kFixedTimeNs);
   must_be_zero(::chmod(trees_.workspace("f").c_str(), 0664), "chmod");
-  EXPECT_FALSE(must(source->moved("f"))) << "git would not see that";
+  EXPECT_FALSE(is_moved(*source, "f")) << "git would not see that";
   must_be_zero(::chmod(trees_.workspace("f").c_str(), 0764), "chmod");
-  EXPECT_TRUE(must(source->moved("f")));
+  EXPECT_TRUE(is_moved(*source, "f"));
 }
 
 TEST_F(LiveSourceTest, ChangedIgnoreFileIsNamed) {
@@ -497,7 +499,7 @@ TEST_F(LiveSourceTest, HostShowsOnlyWhatEverybodyMayRead) {
     }
     EXPECT_TRUE(must(source.lookup(path + "/public")));
     must_be_zero(::chmod((dir + "/public").c_str(), 0600), "chmod");
-    EXPECT_TRUE(must(source.moved(path + "/public")));
+    EXPECT_TRUE(is_moved(source, path + "/public"));
   }
   std::filesystem::remove_all(dir);
 }
@@ -530,7 +532,7 @@ TEST_F(LiveSourceTest, ManyThreadsPinOneState) {
         const auto entry = source->lookup(path);
         const auto digest = n % 2 == 0 ? source->capture(path) : source->digest(path);
         if (!entry || !*entry || !digest || *digest != Digest::of(std::to_string(n))) ++failures;
-        if (const auto moved = source->moved(path); !moved || *moved) ++failures;
+        if (is_moved(*source, path)) ++failures;
         if (const auto names = source->list("d"); !names || names->size() != 30) ++failures;
         (void)source->take_learned();
       }

@@ -46,7 +46,7 @@ TEST(TraceBuilder, StrongestObservationOfAPathWins) {
       builder.add(now_strong ? strong[0] : weak[0], &file);
       builder.add(now_strong ? strong[1] : weak[1], &dir);
     }
-    const Trace trace = builder.finish(ImpliedAbsence::kDrop);
+    const Trace trace = builder.finish();
     EXPECT_EQ(paths_of(trace), (Paths{"list d", "content f"}));
     for (const Observation& item : trace.observations) EXPECT_EQ(item.value, "strong");
   }
@@ -57,23 +57,17 @@ TEST(TraceBuilder, AbsenceUnderAListedDirectoryIsImplied) {
   const View::Node file = node_of(EntryKind::kFile);
   const auto names = std::make_shared<const Listing>(
       Listing{{"sub", EntryKind::kDirectory}, {"there", EntryKind::kFile}});
-  const auto fill = [&](TraceBuilder& builder) {
-    builder.add({"", kProbe, "dir"}, &dir);
-    builder.add({"listed", kList, "dir"}, &dir, names);
-    builder.add({"listed/absent", kProbe, "absent"}, nullptr);
-    builder.add({"listed/there", kProbe, "file"}, &file);
-    builder.add({"listed/sub", kProbe, "dir"}, &dir);
-    builder.add({"listed/sub/absent", kProbe, "absent"}, nullptr);
-    builder.add({"absent", kProbe, "absent"}, nullptr);
-  };
-  TraceBuilder drop;
-  fill(drop);
-  EXPECT_EQ(paths_of(drop.finish(ImpliedAbsence::kDrop)),
+  TraceBuilder builder;
+  builder.add({"", kProbe, "dir"}, &dir);
+  builder.add({"listed", kList, "dir"}, &dir, names);
+  builder.add({"listed/absent", kProbe, "absent"}, nullptr);
+  builder.add({"listed/there", kProbe, "file"}, &file);
+  builder.add({"listed/sub", kProbe, "dir"}, &dir);
+  builder.add({"listed/sub/absent", kProbe, "absent"}, nullptr);
+  builder.add({"absent", kProbe, "absent"}, nullptr);
+  EXPECT_EQ(paths_of(builder.finish()),
             (Paths{"probe ", "probe absent", "list listed", "probe listed/sub",
                    "probe listed/sub/absent", "probe listed/there"}));
-  TraceBuilder keep;
-  fill(keep);
-  EXPECT_EQ(keep.finish(ImpliedAbsence::kKeep).observations.size(), 7U);
 }
 
 TEST(TraceBuilder, AbsenceThatContradictsTheListingIsKept) {
@@ -83,7 +77,7 @@ TEST(TraceBuilder, AbsenceThatContradictsTheListingIsKept) {
   builder.add({"d", kList, "dir"}, &dir, names);
   builder.add({"d/there", kProbe, "absent"}, nullptr);
   builder.add({"d/none", kProbe, "absent"}, nullptr);
-  EXPECT_EQ(paths_of(builder.finish(ImpliedAbsence::kDrop)), (Paths{"list d", "probe d/there"}));
+  EXPECT_EQ(paths_of(builder.finish()), (Paths{"list d", "probe d/there"}));
 }
 
 TEST(TraceBuilder, AbsenceAtTheRootIsImpliedByItsListing) {
@@ -91,7 +85,7 @@ TEST(TraceBuilder, AbsenceAtTheRootIsImpliedByItsListing) {
   TraceBuilder builder;
   builder.add({"", kList, "dir"}, &dir, std::make_shared<const Listing>());
   builder.add({"absent", kProbe, "absent"}, nullptr);
-  EXPECT_EQ(paths_of(builder.finish(ImpliedAbsence::kDrop)), Paths{"list "});
+  EXPECT_EQ(paths_of(builder.finish()), Paths{"list "});
 }
 
 std::string order_of(const std::vector<std::pair<std::string, std::int64_t>>& files) {
@@ -100,7 +94,7 @@ std::string order_of(const std::vector<std::pair<std::string, std::int64_t>>& fi
     const View::Node node = node_of(EntryKind::kFile, moment);
     builder.add({path, kProbe, "v"}, &node);
   }
-  return builder.finish(ImpliedAbsence::kDrop).order;
+  return builder.finish().order;
 }
 
 TEST(TraceOrder, SaysOnlyTheDenseRanks) {
@@ -124,7 +118,7 @@ TEST(TraceOrder, DirectoriesAndAbsentPathsHaveNoTime) {
   builder.add({"a", kProbe, "v"}, &file);
   builder.add({"d", kProbe, "v"}, &dir);
   builder.add({"none", kProbe, "absent"}, nullptr);
-  EXPECT_EQ(builder.finish(ImpliedAbsence::kKeep).order, order_of({{"a", 3}}));
+  EXPECT_EQ(builder.finish().order, order_of({{"a", 3}}));
 }
 
 // --- encoding
