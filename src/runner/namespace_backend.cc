@@ -67,13 +67,18 @@ class NamespaceBackend final : public Backend {
       if (::mkdir(path.c_str(), 0700) != 0) return fail_errno(path);
     }
     auto execution = run_in(dir, view, command, output, stop);
-    (void)remove_tree(AT_FDCWD, dir);
+    if (execution && execution->captured) {
+      store_.scratch().discard(dir);  // the store has all that takes room
+    } else {
+      (void)remove_tree(AT_FDCWD, dir);
+    }
     return execution;
   }
 
  private:
   // Mounts an empty view and an overlay over it, and starts the sandbox on the host's own root.
   Status check_in(const std::string& dir) {
+    HM_TRY(mask_host_directories());
     for (const std::string& path : {dir, dir + "/lower"}) {
       if (::mkdir(path.c_str(), 0700) != 0) return fail_errno(path);
     }

@@ -324,16 +324,12 @@ Result<HostFiles> host_files(const std::string& dir) {
   HostFiles files;
   const std::string hostname = dir + "/hostname";
   const std::string empty = dir + "/empty";
-  const std::string none = dir + "/none";
   HM_TRY(write_file_atomically(hostname, std::string(kHostname) + "\n", 0644));
   HM_TRY(write_file_atomically(empty, "", 0644));
-  HM_TRY(make_directories(none, 0755));
   files.emplace_back(kHostnameFile, hostname);
-  const auto mask = [&](const char* path, const std::string& with) {
-    if (::access(path, F_OK) == 0) files.emplace_back(path, with);
-  };
-  for (const char* path : kMaskedFiles) mask(path, empty);
-  for (const char* path : kMaskedDirectories) mask(path, none);
+  for (const char* path : kMaskedFiles) {
+    if (::access(path, F_OK) == 0) files.emplace_back(path, empty);
+  }
   for (const char* path : kHostFiles) {
     const std::string real = real_path(path);
     files.emplace_back(path, ::access(real.c_str(), R_OK) == 0 ? real : empty);
@@ -380,6 +376,16 @@ Result<Fd> arguments_file(const std::vector<std::string>& args) {
   HM_TRY(write_all(fd.get(), bytes));
   if (::lseek(fd.get(), 0, SEEK_SET) != 0) return fail_errno("lseek");
   return fd;
+}
+
+Status mask_host_directories() {
+  for (const char* path : kMaskedDirectories) {
+    const int flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    if (::mount("tmpfs", path, "tmpfs", flags, "mode=0755,nr_inodes=1") != 0 && errno != ENOENT) {
+      return fail_errno(path);
+    }
+  }
+  return {};
 }
 
 void apply_limits() {

@@ -44,6 +44,10 @@ std::vector<std::string> bubblewrap_arguments(const std::string& root, const Hos
 // A descriptor holding the arguments, NUL after each, as `bwrap --args` reads them.
 Result<Fd> arguments_file(const std::vector<std::string>& args);
 
+// Empties, in this process's own mount namespace and so for every sandbox that it starts, what /sys
+// tells of the host: once, since bubblewrap takes a while for each mount of its own.
+Status mask_host_directories();
+
 // Gives this process, and so every step, the same resource limits whatever its caller's are; what
 // cannot be raised stays, and is part of every key (limits_description).
 void apply_limits();

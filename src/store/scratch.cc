@@ -4,6 +4,10 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
 #include <vector>
 
 namespace hm::store {
@@ -64,13 +68,64 @@ Result<Scratch> Scratch::open(const std::string& home) {
   return Scratch(path, std::move(lock), std::move(claims));
 }
 
+struct Scratch::Discarded {
+  std::mutex mutex;  // guards the next two
+  std::deque<std::string> paths;
+  bool ending = false;
+  std::condition_variable wake;
+  std::thread thread;  // started by the first path
+
+  void work() {
+    std::unique_lock lock(mutex);
+    while (true) {
+      wake.wait(lock, [this] { return ending || !paths.empty(); });
+      if (ending) return;  // the whole folder goes
+      const std::string path = std::move(paths.front());
+      paths.pop_front();
+      lock.unlock();
+      (void)remove_tree(AT_FDCWD, path);
+      lock.lock();
+    }
+  }
+
+  Discarded() = default;
+  Discarded(const Discarded&) = delete;
+  Discarded& operator=(const Discarded&) = delete;
+  ~Discarded() {
+    {
+      const std::lock_guard lock(mutex);
+      ending = true;
+    }
+    wake.notify_all();
+    if (thread.joinable()) thread.join();
+  }
+};
+
+void Scratch::discard(const std::string& path) {
+  Discarded& discarded = *discarded_;
+  const std::lock_guard lock(discarded.mutex);
+  discarded.paths.push_back(path);
+  if (!discarded.thread.joinable()) {
+    discarded.thread = std::thread([&discarded] { discarded.work(); });
+  }
+  discarded.wake.notify_one();
+}
+
+Scratch::Scratch(std::string path, Fd lock, std::unique_ptr<Claims> claims)
+    : path_(std::move(path)),
+      lock_(std::move(lock)),
+      claims_(std::move(claims)),
+      discarded_(std::make_unique<Discarded>()) {}
+
 Scratch::Scratch(Scratch&& other) noexcept
     : path_(std::exchange(other.path_, {})),
       lock_(std::move(other.lock_)),
       claims_(std::move(other.claims_)),
-      next_(other.next_.load()) {}
+      next_(other.next_.load()),
+      discarded_(std::move(other.discarded_)) {}
 
 Scratch::~Scratch() {
+  discarded_.reset();
   if (!path_.empty()) (void)remove_tree(AT_FDCWD, path_);
 }
 

@@ -29,14 +29,17 @@ class Scratch {
   Claims& claims() { return *claims_; }
   // A path below this folder that no other call of this process was given.
   std::string fresh(const std::string& prefix);
+  // Removes the tree, but nobody waits for it before this object goes.
+  void discard(const std::string& path);
 
  private:
-  Scratch(std::string path, Fd lock, std::unique_ptr<Claims> claims)
-      : path_(std::move(path)), lock_(std::move(lock)), claims_(std::move(claims)) {}
+  Scratch(std::string path, Fd lock, std::unique_ptr<Claims> claims);
   std::string path_;
   Fd lock_;
   std::unique_ptr<Claims> claims_;
+  struct Discarded;
   std::atomic<unsigned> next_{0};
+  std::unique_ptr<Discarded> discarded_;
 };
 
 }  // namespace hm::store

@@ -53,6 +53,24 @@ std::string folder_of_a_dead_process(const std::string& home) {
   return path;
 }
 
+TEST(Scratch, DiscardedTreesGoByThemselves) {
+  TempDir home;
+  Scratch scratch = must(Scratch::open(home.path()));
+  for (int i = 0; i < 3; ++i) {
+    const std::string tree = scratch.fresh("tree");
+    std::filesystem::create_directories(tree + "/deep/er");
+    scratch.discard(tree);
+  }
+  const auto has_trees = [&] {
+    const auto names = std::filesystem::directory_iterator(scratch.path());
+    return std::any_of(begin(names), end(names), [](const auto& item) {
+      return item.path().filename().string().starts_with("tree");
+    });
+  };
+  for (int tries = 0; has_trees() && tries < 1000; ++tries) ::usleep(10'000);
+  EXPECT_FALSE(has_trees());
+}
+
 TEST(Scratch, SweepsWhatADeadProcessLeft) {
   TempDir temp;
   const std::string dead = folder_of_a_dead_process(temp.path());
