@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdio>
 
 #include "fs/planted_defect.h"
@@ -12,6 +13,8 @@
 namespace hm::fs {
 
 namespace {
+
+constexpr std::size_t kUsualText = 120;  // bytes of a file's value, its digest included
 
 struct KindRow {
   EntryKind kind;
@@ -40,10 +43,17 @@ Digest xattr_digest(const Xattrs& xattrs) {
   return hasher.finish();
 }
 
-std::string octal(std::uint32_t mode) {
-  std::array<char, 16> text{};
-  std::snprintf(text.data(), text.size(), "%04o", mode);
-  return text.data();
+// Four digits at least.
+void append_octal(std::string& out, std::uint32_t mode) {
+  int shift = 9;
+  while (shift < 30 && mode >> (shift + 3) != 0) shift += 3;
+  for (; shift >= 0; shift -= 3) out.push_back(static_cast<char>('0' + (mode >> shift & 7U)));
+}
+
+void append_number(std::string& out, std::uint64_t number) {
+  std::array<char, 20> text{};
+  const auto end = std::to_chars(text.data(), text.data() + text.size(), number).ptr;
+  out.append(text.data(), end);
 }
 
 }  // namespace
@@ -66,10 +76,19 @@ mode_t type_bits(EntryKind kind) { return row_of(kind).type; }
 
 std::string probe_text(const std::optional<Entry>& entry) {
   if (!entry) return "absent";
-  std::string out = row_of(entry->kind).name;
-  out += " mode=" + octal(entry->mode) + " owner=" + std::to_string(entry->uid) + ":" +
-         std::to_string(entry->gid);
-  if (entry->kind == EntryKind::kFile) out += " size=" + std::to_string(entry->size);
+  std::string out;
+  out.reserve(kUsualText);
+  out += row_of(entry->kind).name;
+  out += " mode=";
+  append_octal(out, entry->mode);
+  out += " owner=";
+  append_number(out, entry->uid);
+  out += ':';
+  append_number(out, entry->gid);
+  if (entry->kind == EntryKind::kFile) {
+    out += " size=";
+    append_number(out, entry->size);
+  }
   if (entry->kind == EntryKind::kCharDevice || entry->kind == EntryKind::kBlockDevice) {
     out += " rdev=" + std::to_string(major(entry->rdev)) + ":" + std::to_string(minor(entry->rdev));
   }
@@ -84,7 +103,10 @@ std::string probe_text(const std::optional<Entry>& entry) {
 }
 
 std::string content_text(const Entry& entry, const Digest& content) {
-  return probe_text(entry) + " sha256=" + content.hex();
+  std::string out = probe_text(entry);
+  out += " sha256=";
+  out += content.hex();
+  return out;
 }
 
 std::string list_text(const Entry& entry, const Listing& listing) {

@@ -277,11 +277,17 @@ std::optional<std::optional<LiveStat>> LiveLook::quick_stat(const std::string& p
 Result<std::optional<LiveStat>> LiveLook::stat(const std::string& path, DirectoryHandles& handles) {
   auto quick = quick_stat(path, handles);
   if (!quick) return walk(path);
-  std::optional<LiveStat>& found = *quick;
-  if (!found) return std::optional<LiveStat>{};
-  HM_ASSIGN(const bool visible, rules_->visible(path, found->kind, found->mode));
-  if (!visible) found.reset();
-  return std::move(found);
+  if (!*quick) return std::optional<LiveStat>{};
+  HM_ASSIGN(const bool visible, rules_->visible(path, (*quick)->kind, (*quick)->mode));
+  if (!visible) return std::optional<LiveStat>{};
+  return std::move(*quick);
+}
+
+Result<std::optional<LiveStat>> LiveLook::stat_again(const std::string& path, EntryKind known,
+                                                     DirectoryHandles& handles) {
+  auto quick = rules_->needs_mode() ? std::nullopt : quick_stat(path, handles);
+  if (!quick || !*quick || (*quick)->kind != known) return stat(path, handles);
+  return std::move(*quick);
 }
 
 }  // namespace hm::fs

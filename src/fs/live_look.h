@@ -18,6 +18,7 @@
 
 #include "fs/entry.h"
 #include "fs/live_rules.h"
+#include "store/util/brief_mutex.h"
 #include "store/util/fd.h"
 
 namespace hm::fs {
@@ -41,7 +42,7 @@ class DirectoryHandles {
   };
 
   const std::chrono::milliseconds lifetime_;
-  std::mutex mutex_;
+  BriefMutex mutex_;
   std::vector<Item> items_;  // the last used first
 };
 
@@ -51,6 +52,9 @@ class LiveLook {
 
   // nullopt: absent or not visible.
   Result<std::optional<LiveStat>> stat(const std::string& path, DirectoryHandles& handles);
+  // The same of a path that was visible as a `known`: as such it still is, by the same rules.
+  Result<std::optional<LiveStat>> stat_again(const std::string& path, EntryKind known,
+                                             DirectoryHandles& handles);
   Result<Listing> list(const std::string& path);
   // For reading. kChanged when there is nothing any more.
   Result<Fd> open(const std::string& path);
@@ -69,7 +73,7 @@ class LiveLook {
   std::optional<std::optional<std::uint64_t>> known_device(dev_t device);
 
   const std::unique_ptr<LiveRules> rules_;
-  std::mutex mutex_;  // guards devices_
+  BriefMutex mutex_;  // guards devices_
   std::unordered_map<dev_t, std::uint64_t> devices_;
 };
 

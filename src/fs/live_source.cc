@@ -292,7 +292,8 @@ Result<std::optional<std::string>> LiveSource::first_moved(
 Result<bool> LiveSource::moved(const std::string& path, DirectoryHandles& handles) {
   const auto at = lock_known(path);
   if (!at || !at->pin.resolved) return false;
-  HM_ASSIGN(const auto now, look_.stat(path, handles));
+  HM_ASSIGN(const auto now, at->pin.present ? look_.stat_again(path, at->pin.kind, handles)
+                                            : look_.stat(path, handles));
   const auto pinned = pins_.stat_of(at->pin);
   if (now.has_value() != pinned.has_value()) return true;
   if (!now) return false;

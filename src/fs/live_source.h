@@ -25,6 +25,7 @@
 #include "fs/live_rules.h"
 #include "fs/pin_table.h"
 #include "store/store.h"
+#include "store/util/brief_mutex.h"
 #include "store/util/fd.h"
 
 namespace hm::fs {
@@ -99,7 +100,7 @@ class LiveSource {
   // What is in a pin is guarded by the stripe of its id, which is held across the system calls that
   // fill it. No two pins are ever locked at once.
   std::array<std::mutex, 64> stripes_;
-  std::mutex mutex_;  // guards the rest, the table as such too; may be taken while a pin is locked
+  BriefMutex mutex_;  // guards the rest, the table as such too; may be taken while a pin is locked
   PinTable pins_;
   std::vector<store::FileDigest> learned_;
 };

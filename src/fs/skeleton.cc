@@ -5,6 +5,10 @@
 namespace hm::fs {
 
 const SkeletonEntry* find_skeleton(std::string_view path) {
+  const std::size_t slash = path.find('/');
+  const bool is_deeper =
+      slash != std::string_view::npos && path.find('/', slash + 1) != std::string_view::npos;
+  if (is_deeper) return nullptr;  // than any of them
   const auto* it = std::find_if(kSkeleton.begin(), kSkeleton.end(),
                                 [&](const SkeletonEntry& entry) { return entry.path == path; });
   return it == kSkeleton.end() ? nullptr : it;

@@ -62,6 +62,21 @@ Result<std::optional<std::string>> first_moved(const fs::View& view,
   return std::optional<std::string>{};
 }
 
+std::vector<std::string_view> distinct_paths(const std::vector<const fs::Trace*>& traces) {
+  std::size_t count = 0;
+  for (const fs::Trace* trace : traces) count += trace->observations.size();
+  std::unordered_set<std::string_view> known;
+  known.reserve(count);
+  std::vector<std::string_view> paths;
+  paths.reserve(count);
+  for (const fs::Trace* trace : traces) {
+    for (const fs::Observation& item : trace->observations) {
+      if (traces.size() == 1 || known.insert(item.path).second) paths.push_back(item.path);
+    }
+  }
+  return paths;
+}
+
 class RunImpl final : public Run {
  public:
   RunImpl(Pipeline pipeline, RunOptions options, IdMode id_mode, store::Store& store,
@@ -398,14 +413,10 @@ Status RunImpl::look_again(Sources& sources) {
 
 // Each path is looked at once, however many steps rest on it.
 Result<std::optional<std::string>> RunImpl::moved_input(Sources& sources) {
-  std::map<std::string, std::vector<std::string_view>> paths;  // by image
-  std::map<std::string, std::unordered_set<std::string_view>> known;
-  for (const Node& node : nodes_) {
-    for (const fs::Observation& item : node.result.inputs->observations) {
-      if (known[node.image].insert(item.path).second) paths[node.image].push_back(item.path);
-    }
-  }
-  for (const auto& [image, own] : paths) {
+  std::map<std::string, std::vector<const fs::Trace*>> inputs;  // by image
+  for (const Node& node : nodes_) inputs[node.image].push_back(node.result.inputs.get());
+  for (const auto& [image, traces] : inputs) {
+    const std::vector<std::string_view> own = distinct_paths(traces);
     HM_ASSIGN(const fs::ViewBase base, sources.base(image));
     HM_ASSIGN(const auto moved, first_moved(fs::View(base, {}, now_ns()), own));
     if (moved) return std::optional("/" + *moved);

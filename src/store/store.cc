@@ -18,6 +18,7 @@
 
 #include "store/database.h"
 #include "store/sqlite.h"
+#include "store/util/brief_mutex.h"
 
 namespace hm::store {
 
@@ -596,7 +597,7 @@ class SqliteStore final : public Store {
   Db reader_;
   Readers statements_;
 
-  std::mutex files_mutex_;  // guards the next two
+  BriefMutex files_mutex_;  // guards the next two
   FileIndex files_;
   std::unordered_map<Digest, Digest> recalled_;  // path set → its list, zero where there is none
   std::atomic<bool> recalled_all_{true};
