@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -19,7 +18,6 @@ import w_files
 import w_names
 import w_null
 import w_start
-from measure import Broken
 from place import Place
 from sizes import FULL, QUICK
 
@@ -55,18 +53,8 @@ def machine_of(place):
             "filesystem": done.stdout.strip(), "user": "root" if os.geteuid() == 0 else "not root"}
 
 
-def round_trip(place):
-    """Microseconds; the median of the parts of one measurement."""
-    out, _, _ = place.run([place.program("bench_rtt"), place.fresh("rtt"), 20_000])
-    return statistics.median(int(line.split()[1]) for line in out.splitlines()) / 1000
-
-
 def measure_all(place, args, runner):
     results = args.results = runner.results
-    try:
-        results.round_trip_us = round_trip(place)
-    except Broken as error:
-        results.broken.append(f"round trip: {error}")
     results.requests["an empty step"] = w_start.requests_of_empty_step(place)
     groups = {}
     for module in MODULES:
@@ -101,8 +89,8 @@ def main():
     finally:
         place.clean()
     if args.quick:
-        runner.results.note("--quick: tiny sizes, and files too young for hm's stat cache: "
-                            "no figure here means anything")
+        runner.results.note("--quick: tiny sizes, nothing is cold, files are too young for "
+                            "hm's stat cache: no figure here means anything")
     runner.results.note(f"{args.rounds} rounds in {time.time() - began:.0f} s")
     measure.print_table(runner.results, machine)
     if args.json:

@@ -8,6 +8,7 @@ import time
 from typing import Callable
 
 HM, NATIVE = "hm", "native"
+TRIPS = 10_000  # round trips, to time one
 
 
 class Unavailable(Exception):
@@ -35,6 +36,7 @@ class Row:
     bars: tuple = ()
     cold: bool = False  # means something only with empty caches, which only root can ask for
     trips: int = None  # FUSE round trips that nobody can do without; gives the row a floor
+    trip_us: list = dataclasses.field(default_factory=list)  # a round trip, in each round
     samples: dict = dataclasses.field(default_factory=dict)  # contestant → values
     missing: dict = dataclasses.field(default_factory=dict)  # contestant → why
 
@@ -69,7 +71,6 @@ class Results:
 
     def __init__(self):
         self.rows = {}
-        self.round_trip_us = None
         self.requests = {}  # rows → {kind: requests} of each session in the warm-up
         self.notes = []
         self.broken = []
@@ -77,12 +78,18 @@ class Results:
     def median(self, row, contestant=HM):
         return self.rows[row].median(contestant) if row in self.rows else None
 
-    def floor(self, row):
-        """Milliseconds: necessary round trips × measured round trip + the native time."""
+    def round_trip_us(self):
+        """The median of all that were measured, or None."""
+        values = [value for row in self.rows.values() for value in row.trip_us]
+        return statistics.median(values) if values else None
+
+    @staticmethod
+    def floor(row):
+        """Milliseconds: necessary round trips × one in the same rounds + the native time."""
         native = row.median(NATIVE)
-        if row.trips is None or native is None or self.round_trip_us is None:
+        if row.trips is None or native is None or not row.trip_us:
             return None
-        return row.trips * self.round_trip_us / 1000 + native
+        return row.trips * statistics.median(row.trip_us) / 1000 + native
 
     def note(self, text):
         if text not in self.notes:
@@ -187,12 +194,22 @@ class Runner:
         left = dict(group.contestants)
         rounds = group.rounds or self.rounds
         for number in range(0 if group.warm_up else 1, rounds + 1):
+            if number > 0:
+                self._round_trip([row for row in group.rows if row.trips is not None])
             for name in list(left):
                 if not self._once(group, name, left[name], number):
                     del left[name]
         said = self.place.take_requests()
         if said:
             self.results.requests[group.name()] = said
+
+    def _round_trip(self, rows):
+        """What one round trip takes now, for the rows that have a floor."""
+        if rows:
+            command = [self.place.program("bench_rtt"), self.place.fresh("rtt"), TRIPS]
+            out = self.place.run(command)[0]
+            for row in rows:
+                row.trip_us.append(int(out.split()[1]) / 1000)
 
     def _once(self, group, name, work, number):
         """False when the contestant is out."""
@@ -270,7 +287,7 @@ def print_table(results, machine):
             print(f"{line[0]}  {line[1]}")
         else:
             print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
-    trip = results.round_trip_us
+    trip = results.round_trip_us()
     print(f"\nFUSE round trip: {number(trip)} us" if trip else "\nFUSE round trip: not known")
     print("requests that hm served" + ("" if any(results.requests.values()) else ": not known"))
     for rows, said in results.requests.items():
@@ -282,10 +299,11 @@ def print_table(results, machine):
 
 def as_json(results, machine):
     return {
-        "machine": machine, "round_trip_us": results.round_trip_us,
+        "machine": machine, "round_trip_us": results.round_trip_us(),
         "requests": results.requests, "notes": results.notes, "broken": results.broken,
         "rows": [{
             "id": row.id, "text": row.text, "unit": row.unit, "trips": row.trips,
+            "trip_us": row.trip_us,
             "floor": results.floor(row),
             "contestants": {name: {"samples": values, "median": row.median(name),
                                    "ratio": row.ratio(name)}

@@ -25,7 +25,7 @@ class Place:
         self.root.chmod(0o755)
         self.build = Path(build).resolve()
         self.counting = False  # hm is to say how many requests it served
-        self.patient = True  # waits for disks and for files to age: figures are wanted
+        self.patient = True  # empties caches, waits for files to age: figures are wanted
         self._requests = []
         self._children = []
         self._number = 0
@@ -106,7 +106,7 @@ class Place:
 
     def drop_caches(self):
         """Does nothing where it is not allowed: then the rows that need it are skipped."""
-        if not self.can_drop_caches():
+        if not self.patient or not self.can_drop_caches():
             return
         self.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3\n")

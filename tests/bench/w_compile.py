@@ -11,14 +11,15 @@ from contestants import Hm, Native, ms
 from measure import HM, NATIVE, Group, Row, Unavailable, within
 from place import below, copy_program, unmount
 
+FLAGS = ("-std=c++17", "-O1")
 MAKEFILE = """\
 OBJECTS := $(patsubst %.cc,%.o,$(wildcard src/*.cc))
 all: $(OBJECTS)
 %.o: %.cc
-\tg++ -std=c++17 -O1 -Iinclude -c $< -o $@
+\tg++ FLAGS -Iinclude -c $< -o $@
 clean:
 \trm -f $(OBJECTS)
-"""
+""".replace("FLAGS", " ".join(FLAGS))
 PROJECT = Path(__file__).resolve().parents[2]
 INCLUDED = 10  # of our headers, by each source
 
@@ -47,23 +48,27 @@ def make_project(workspace, sizes):
         (workspace / f"src/f{i}.cc").write_text(source(i, sizes.headers))
 
 
+def output_of(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def compiler_image(place):
-    """An image with g++, make, and the headers of the host."""
+    """An image with g++, make, and the headers that the sources need."""
     base, image = place.image("make"), place.fresh("compiler")
     shutil.copytree(base, image, dirs_exist_ok=True)
     copy_program(image, shutil.which("g++"), "/usr/bin/g++")
     for program in ("cc1plus", "as"):
-        path = subprocess.run(["g++", f"-print-prog-name={program}"], capture_output=True,
-                              text=True, check=True).stdout.strip()
+        path = output_of("g++", f"-print-prog-name={program}")
         path = path if "/" in path else shutil.which(path)
         copy_program(image, path, os.path.normpath(path))
-    searched = subprocess.run(["g++", "-E", "-x", "c++", "-v", "/dev/null"], capture_output=True,
-                              text=True, check=True).stderr
-    directories = {os.path.realpath(d) for d in re.findall(r"^ (/\S+)$", searched, re.M)}
-    outermost = [d for d in directories if not any(below(d, other) for other in directories - {d})]
-    for directory in filter(os.path.isdir, outermost):
-        shutil.copytree(directory, image / directory.lstrip("/"), symlinks=True,
-                        dirs_exist_ok=True)
+    probe = place.fresh("probe") / "probe.cc"
+    probe.write_text(header(0).replace("#pragma once\n", ""))
+    for path in re.findall(r"(/\S+)", output_of("g++", *FLAGS, "-M", probe)):
+        path = os.path.normpath(path)
+        if not below(path, probe.parent):
+            target = image / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
     return image
 
 

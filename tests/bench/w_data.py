@@ -6,8 +6,8 @@ import statistics
 import time
 from pathlib import Path
 
-from contestants import FUSE_PEERS, Hm, Native, fuse_peers, ms
-from measure import HM, NATIVE, Group, Row, Unavailable, at_least, faster_than, times
+from contestants import Hm, Native, fuse_peers
+from measure import HM, NATIVE, Group, Row, Unavailable, at_least, times
 from w_files import OPS, new_case
 
 KIB, MIB = 1 << 10, 1 << 20

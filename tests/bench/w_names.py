@@ -2,13 +2,12 @@
 
 import os
 import re
-import time
 from pathlib import Path
 
 from contestants import wait_for_mount
-from measure import HM, Broken, Group, Row, below
+from measure import HM, Group, Row, below
 from place import mounts_below, unmount
-from w_files import PER_DIRECTORY, directories, make_tree, new_case
+from w_files import directories, make_tree, new_case
 
 
 def resident_bytes(pid):

@@ -4,8 +4,7 @@ import shutil
 import time
 
 from contestants import Hm, Native, Step, installed, ms
-from measure import (HM, NATIVE, Broken, Group, Row, below, faster_than, times,
-                     times_row)
+from measure import HM, NATIVE, Broken, Group, Row, below, faster_than, times, times_row
 from place import remove
 from w_files import OPS, make_repository, make_tree, new_case
 
@@ -24,7 +23,6 @@ class Tree:
         self.case = new_case(place, "null")
         self.workspace = self.case / "workspace"
         self.made = None
-        self.homes = []
 
     def make(self):
         """Once, for all the rows of this workspace."""
@@ -35,20 +33,22 @@ class Tree:
             self.made = time.time()
         self.place.settle(self.made)
 
-    def steps(self, looks):
-        """Few looks: within the same first files in every workspace, whatever its size."""
+    def commands(self, looks):
+        """No two are alike, even if they look at the same files."""
         among = self.among(looks)
-        return [Step(f"{OPS} look look tree {i * looks % among} {looks} {among}", f"s{i}")
+        return [f"{OPS} look look{i} tree {i * looks % among} {looks} {among}"
                 for i in range(self.sizes.null_steps)]
 
     def among(self, looks):
+        """Few looks: within the same first files in every workspace, whatever its size."""
         small = self.sizes.null_trees[0]
         return small if looks <= small else min(self.files, looks * self.sizes.null_steps)
 
 
 def null_group(place, sizes, tree, looks):
     hm = Hm(place, tree.case, place.image())
-    steps, among = tree.steps(looks), tree.among(looks)
+    commands, among = tree.commands(looks), tree.among(looks)
+    steps = [Step(command, f"s{i}") for i, command in enumerate(commands)]
     seen = min(among, looks * len(steps))
     name = f"W6-{looks}-{tree.files}"
 
@@ -73,7 +73,7 @@ def null_group(place, sizes, tree, looks):
 
     contestants = {HM: with_hm, LSTAT: with_lstat, GIT: with_git}
     if looks == sizes.null_looks[0]:
-        contestants[TUP] = TupTree(place, tree, steps).update
+        contestants[TUP] = TupTree(place, tree, commands).update
     text = (f"{len(steps)} cached steps, {looks} observed files each ({seen} distinct ones), "
             f"in a workspace of {tree.files} files: whole process")
     return Group([Row(name, text, bars=bars(sizes, looks, tree.files))], contestants, prepare,
@@ -93,8 +93,8 @@ def bars(sizes, looks, files):
 class TupTree:
     """The same steps as tup rules, on a tree of its own, since tup writes into it."""
 
-    def __init__(self, place, tree, steps):
-        self.place, self.tree, self.steps = place, tree, steps
+    def __init__(self, place, tree, commands):
+        self.place, self.tree, self.commands = place, tree, commands
         self.directory = None
 
     def make(self):
@@ -103,8 +103,8 @@ class TupTree:
         files = self.tree.files
         make_tree(self.place, self.directory / "tree", files, 4, 64, FULL_FILES)
         program = self.place.program("bench_ops")
-        rules = [f": |> {step.run.replace(OPS, program, 1)} > %o |> out{i}"
-                 for i, step in enumerate(self.steps)]
+        rules = [f": |> {command.replace(OPS, program, 1)} > %o |> out{i}"
+                 for i, command in enumerate(self.commands)]
         (self.directory / "Tupfile").write_text("\n".join(rules) + "\n")
         self.place.run(["tup", "init"], cwd=self.directory)
         self.place.run(["tup"], cwd=self.directory)
