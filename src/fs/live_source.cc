@@ -16,6 +16,7 @@ namespace {
 constexpr std::chrono::milliseconds kHandleLifetime{100};
 
 // The stamp under which the store may keep a file's digest; nullopt where it would prove nothing.
+// To be asked for before the bytes are read: it has to have rested then.
 std::optional<store::FileStamp> lasting_stamp(const LiveStat& stat) {
   if (!stat.device || !has_rested(stat.stamp)) return std::nullopt;
   store::FileStamp stamp = stat.stamp;
@@ -64,7 +65,8 @@ std::optional<LiveSource::Locked> LiveSource::lock_known(const std::string& path
   return Locked{path, *id, pin, std::unique_lock(stripe(*id))};
 }
 
-void LiveSource::set_content(Pin& pin, const Digest& digest) {
+void LiveSource::set_content(Pin& pin, const Digest& digest, bool lasts) {
+  pin.lasts = lasts;
   const std::lock_guard lock(mutex_);
   pins_.set_content(pin, digest);
 }
@@ -142,7 +144,9 @@ Result<Listing> LiveSource::list(const std::string& path) {
     HM_TRY(resolve(at));
     if (const Listing* known = at.pin.listing()) return *known;
     if (!at.pin.present || at.pin.foreign()) return Listing{};
+    const auto stamp = lasting_stamp(*pins_.stat_of(at.pin));
     HM_ASSIGN(listing, look_.list(path));
+    at.pin.lasts = stamp.has_value();
     at.pin.with_more().listing = std::make_shared<const Listing>(listing);
   }
   HM_TRY(agrees_with_lookups(id, path));
@@ -178,29 +182,28 @@ Status LiveSource::check_unmoved(int fd, const LiveStat& pinned, const std::stri
   return {};
 }
 
-void LiveSource::learn(const LiveStat& stat, const Digest& digest) {
-  const auto stamp = lasting_stamp(stat);
+void LiveSource::learn(const std::optional<store::FileStamp>& stamp, const Digest& digest) {
   if (!stamp) return;
   const std::lock_guard lock(mutex_);
   learned_.push_back({*stamp, digest});
 }
 
-Result<std::optional<Digest>> LiveSource::known_digest(const LiveStat& stat) {
-  const auto stamp = lasting_stamp(stat);
-  if (!stamp) return std::optional<Digest>{};
+std::optional<Digest> LiveSource::known_digest(const std::optional<store::FileStamp>& stamp) {
+  if (!stamp) return std::nullopt;
   // A stamp that is not to be had only saves nothing.
   return store_.file_digest(*stamp).value_or(std::nullopt);
 }
 
-// The digest of the file of which `stat` was just said.
-Result<Digest> LiveSource::digest_now(const LiveStat& stat, const std::string& path) {
+// The digest of the file of which `stat` was just said, and `stamp`, if it lasts.
+Result<Digest> LiveSource::digest_now(const LiveStat& stat,
+                                      const std::optional<store::FileStamp>& stamp,
+                                      const std::string& path) {
   if (stat.stamp.size == 0) return Digest::of("");
-  HM_ASSIGN(const auto known, known_digest(stat));
-  if (known) return *known;
+  if (const auto known = known_digest(stamp)) return *known;
   HM_ASSIGN(const Fd fd, open_pinned(stat, path));
   HM_ASSIGN(const store::BlobInfo info, store::hash_fd(fd.get()));
   HM_TRY(check_unmoved(fd.get(), stat, path));
-  learn(stat, info.digest);
+  learn(stamp, info.digest);
   return info.digest;
 }
 
@@ -208,8 +211,9 @@ Result<Digest> LiveSource::digest(const std::string& path) {
   const Locked at = lock_pin(path);
   HM_ASSIGN(const LiveStat stat, pinned_file(at));
   if (at.pin.content != nullptr) return *at.pin.content;
-  HM_ASSIGN(const Digest digest, digest_now(stat, path));
-  set_content(at.pin, digest);
+  const auto stamp = lasting_stamp(stat);
+  HM_ASSIGN(const Digest digest, digest_now(stat, stamp, path));
+  set_content(at.pin, digest, stamp.has_value());
   return digest;
 }
 
@@ -217,14 +221,11 @@ Result<Digest> LiveSource::capture(const std::string& path) {
   const Locked at = lock_pin(path);
   HM_ASSIGN(const LiveStat stat, pinned_file(at));
   if (at.pin.captured) return *at.pin.content;
-  std::optional<Digest> content;
-  if (at.pin.content != nullptr) {
-    content = *at.pin.content;
-  } else {
-    HM_ASSIGN(content, known_digest(stat));
-  }
+  const auto stamp = lasting_stamp(stat);
+  const bool pinned = at.pin.content != nullptr;
+  const auto content = pinned ? std::optional(*at.pin.content) : known_digest(stamp);
   if (content && store_.blobs().has(*content, stat.stamp.size)) {
-    set_content(at.pin, *content);
+    if (!pinned) set_content(at.pin, *content, stamp.has_value());
     at.pin.captured = true;
     return *content;
   }
@@ -236,9 +237,9 @@ Result<Digest> LiveSource::capture(const std::string& path) {
     HM_TRY(store_.drop_file_digests());
     return fail(ErrorCode::kChanged, look_.display(path));
   }
-  set_content(at.pin, info.digest);
+  set_content(at.pin, info.digest, stamp.has_value());
   at.pin.captured = true;
-  learn(stat, info.digest);
+  learn(stamp, info.digest);
   return info.digest;
 }
 
@@ -267,13 +268,14 @@ Result<Digest> LiveSource::read_small(const std::string& path, std::string& byte
     HM_TRY(read_again(at, stat, bytes));
     return *at.pin.content;
   }
+  const auto stamp = lasting_stamp(stat);
   HM_ASSIGN(const Fd fd, open_pinned(stat, path));
   HM_ASSIGN(const bool whole, read_whole(fd.get(), bytes));
   HM_TRY(check_unmoved(fd.get(), stat, path));
   if (!whole) return fail(ErrorCode::kChanged, look_.display(path));
   const Digest digest = Digest::of(bytes);
-  set_content(at.pin, digest);
-  learn(stat, digest);
+  set_content(at.pin, digest, stamp.has_value());
+  learn(stamp, digest);
   return digest;
 }
 
@@ -300,7 +302,7 @@ Result<bool> LiveSource::moved(const std::string& path, DirectoryHandles& handle
   const bool looks_same =
       now->is_plain_same(*pinned) || look_.rules().entry(*now) == look_.rules().entry(*pinned);
   if (!looks_same) return true;
-  const bool untouched = now->stamp == pinned->stamp && lasting_stamp(*now).has_value();
+  const bool untouched = now->stamp == pinned->stamp && at->pin.lasts;
   // Touched, replaced, or with a stamp that proves nothing: it may hold the same or something else.
   // Where names are shown by the modes of what they name, those may have changed.
   const bool lists_again = !untouched || look_.rules().needs_mode();
@@ -309,7 +311,7 @@ Result<bool> LiveSource::moved(const std::string& path, DirectoryHandles& handle
     if (names != *listing) return true;
   }
   if (at->pin.content == nullptr || untouched) return false;
-  const auto digest = digest_now(*now, path);
+  const auto digest = digest_now(*now, lasting_stamp(*now), path);
   if (!digest && digest.error().code == ErrorCode::kChanged) return true;
   if (!digest) return fail(digest.error());
   return *digest != *at->pin.content;
@@ -320,9 +322,8 @@ std::vector<store::FileDigest> LiveSource::lasting_digests(
   std::vector<store::FileDigest> out;
   for (const std::string_view path : paths) {
     const auto at = lock_known(std::string(path));
-    if (!at || at->pin.content == nullptr) continue;
-    const auto stat = pins_.stat_of(at->pin);
-    const auto stamp = stat ? lasting_stamp(*stat) : std::nullopt;
+    if (!at || at->pin.content == nullptr || !at->pin.lasts) continue;
+    const auto stamp = lasting_stamp(*pins_.stat_of(at->pin));
     if (stamp && stamp->size > 0) out.push_back({*stamp, *at->pin.content});
   }
   return out;

@@ -3,8 +3,8 @@
 // A live directory moves while a run uses it. So the first lookup of a path pins what it found (or
 // that it found nothing), the first listing the names, the first read the bytes: of a small file
 // their digest, which every later read has to have; those of a larger one are copied into the store
-// and served from there. One run never sees two states of one file. `moved` tells
-// later whether a pinned path looks different by now. What is visible, and how it looks, is the
+// and served from there. One run never sees two states of one file. `first_moved` tells
+// later which pinned path looks different by now. What is visible, and how it looks, is the
 // matter of LiveRules (live_rules.h).
 //
 // Paths are relative to the source's root. Thread-safe. Errors: kChanged with the displayed path
@@ -81,15 +81,16 @@ class LiveSource {
   std::mutex& stripe(Id id) { return stripes_[id % stripes_.size()]; }
 
   Status resolve(const Locked& at);
-  void set_content(Pin& pin, const Digest& digest);
+  void set_content(Pin& pin, const Digest& digest, bool lasts);
   Result<LiveStat> pinned_file(const Locked& at);
   Result<Fd> open_pinned(const LiveStat& pinned, const std::string& path);
   Status check_unmoved(int fd, const LiveStat& pinned, const std::string& path);
-  Result<Digest> digest_now(const LiveStat& stat, const std::string& path);
+  Result<Digest> digest_now(const LiveStat& stat, const std::optional<store::FileStamp>& stamp,
+                            const std::string& path);
   Status read_again(const Locked& at, const LiveStat& pinned, std::string& bytes);
   Result<bool> moved(const std::string& path, DirectoryHandles& handles);
-  void learn(const LiveStat& stat, const Digest& digest);
-  Result<std::optional<Digest>> known_digest(const LiveStat& stat);
+  void learn(const std::optional<store::FileStamp>& stamp, const Digest& digest);
+  std::optional<Digest> known_digest(const std::optional<store::FileStamp>& stamp);
   Status agrees_with_listing(Id id, const std::string& path);
   Status agrees_with_lookups(Id dir, const std::string& path);
 

@@ -43,6 +43,9 @@ struct Pin {
   bool resolved : 1 = false;
   bool present : 1 = false;
   bool captured : 1 = false;
+  // The stamp had rested when the content or the listing was taken: while it stays, so do they. One
+  // that rests only since then says nothing, see file_age.h.
+  bool lasts : 1 = false;
 
   More& with_more();
   const Listing* listing() const { return more ? more->listing.get() : nullptr; }

@@ -25,6 +25,7 @@ class TrackedCache {
     const std::lock_guard lock(mutex_);
     if (!files_) {
       stamp_ = stamp();  // before: a change in between is then seen as one
+      if (stamp_ && !has_rested(*stamp_)) stamp_.reset();
       HM_ASSIGN(files_, load());
     }
     return files_->tracks(path, kind);
@@ -35,7 +36,7 @@ class TrackedCache {
     const std::lock_guard lock(mutex_);
     if (!files_ || !layout_.in_repository()) return false;
     // Of submodules each has an index of its own.
-    const bool proves = stamp_ && has_rested(*stamp_) && !layout_.has_submodules;
+    const bool proves = stamp_ && !layout_.has_submodules;
     if (proves && stamp_ == stamp()) return false;
     HM_ASSIGN(const TrackedFiles now, load());
     return now.encode() != files_->encode();
@@ -92,7 +93,7 @@ class TrackedCache {
   store::Store& store_;
   std::mutex mutex_;
   std::optional<TrackedFiles> files_;
-  std::optional<store::FileStamp> stamp_;
+  std::optional<store::FileStamp> stamp_;  // of the index, if it had rested when it was read
 };
 
 class WorkspaceRules final : public LiveRules {

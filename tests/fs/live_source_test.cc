@@ -402,6 +402,28 @@ TEST_F(LiveSourceTest, StoreThroughAMappingIsMoved) {
   ::munmap(bytes, 6);
 }
 
+// … so a stamp vouches for bytes that were hashed when it had rested, not for those hashed before
+// that, however old it has become meanwhile.
+TEST_F(LiveSourceTest, BytesHashedYoungAreNotTrustedWhenTheFileIsOld) {
+  write_file(at("f"), "before");
+  const Fd fd = must(open_file(at("f"), O_RDWR));
+  auto* bytes =
+      static_cast<char*>(::mmap(nullptr, 6, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
+  ASSERT_NE(bytes, MAP_FAILED);
+  bytes[0] = 'B';
+  const struct stat before = lstat_of(at("f"));
+  const auto source = trees_.image_source();
+  EXPECT_EQ(must(source->digest("f")), Digest::of("Before"));
+  bytes[1] = 'E';
+  must_be_zero(::munmap(bytes, 6), "munmap");
+  std::this_thread::sleep_for(std::chrono::seconds(61));
+  ASSERT_EQ(to_ns(lstat_of(at("f")).st_mtim), to_ns(before.st_mtim));
+  ASSERT_EQ(to_ns(lstat_of(at("f")).st_ctim), to_ns(before.st_ctim));
+  const std::string_view paths[] = {"f"};
+  EXPECT_TRUE(source->lasting_digests(paths).empty());
+  EXPECT_TRUE(is_moved(*source, "f"));
+}
+
 TEST_F(LiveSourceTest, OldMtimeAloneIsNotTrusted) {
   // ctime is young: tar or cp -p put the time there a moment ago.
   write_file(at("f"), "before");
