@@ -33,7 +33,7 @@ class Lookup {
       HM_TRY(store_.drop_path_set(key_.digest, digest));
       return damaged(path_set.error());
     }
-    HM_TRY(store_.recall_files(digest));
+    store_.recall_files(digest);
     auto today = fs::evaluate(view_, std::move(*path_set));
     if (!today) {
       if (today.error().code == ErrorCode::kChanged) return fail(std::move(today).error());

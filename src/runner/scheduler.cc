@@ -391,7 +391,7 @@ Status RunImpl::keep_files(Sources& sources) {
     }
     HM_ASSIGN(const fs::ViewBase base, sources.base(node.image));
     const auto files = fs::View(base, {}, now_ns()).lasting_digests(paths);
-    if (!files.empty()) HM_TRY(store_.keep_files(node.result.path_set, files));
+    if (!files.empty()) store_.keep_files(node.result.path_set, files);
   }
   return {};
 }

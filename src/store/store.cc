@@ -304,31 +304,30 @@ class SqliteStore final : public Store {
                    [](Stmt& row) { return row.digest(0); });
   }
 
-  Status recall_files(const Digest& path_set) override {
+  void recall_files(const Digest& path_set) override {
     {
       const std::lock_guard lock(files_mutex_);
-      if (recalled_.contains(path_set)) return {};
+      if (recalled_.contains(path_set)) return;
     }
-    HM_ASSIGN(const auto name, other_digest(list_stamp(path_set)));
+    const auto name = other_digest(list_stamp(path_set)).value_or(std::nullopt);
     const auto blob = name ? blobs_->read(*name) : fail(ErrorCode::kNotFound, "");
     const auto files = blob ? FileIndex::decode(*blob) : fail(blob.error());
     const std::lock_guard lock(files_mutex_);
     recalled_[path_set] = files ? *name : Digest{};
-    if (!files) return {};
+    if (!files) return;
     for (const FileDigest& file : *files) files_.add(file);
-    return {};
   }
 
-  Status keep_files(const Digest& path_set, const std::vector<FileDigest>& files) override {
-    HM_ASSIGN(const Digest name, blobs_->put(FileIndex::encode(files)));
+  void keep_files(const Digest& path_set, const std::vector<FileDigest>& files) override {
+    const auto name = blobs_->put(FileIndex::encode(files));
+    if (!name) return;
     {
       const std::lock_guard lock(files_mutex_);
-      if (std::exchange(recalled_[path_set], name) == name) return {};
+      if (std::exchange(recalled_[path_set], *name) == *name) return;
     }
     Batch batch;
-    batch.files.push_back({list_stamp(path_set), name});
+    batch.files.push_back({list_stamp(path_set), *name});
     submit(std::move(batch));
-    return {};
   }
 
   bool recalled_all() const override { return recalled_all_; }

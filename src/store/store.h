@@ -124,9 +124,10 @@ class Store {
   // The same, of what is no file of a path set.
   virtual Result<std::optional<Digest>> other_digest(const FileStamp& stamp) = 0;
   // The digests of the files that a path set names, kept and found again all at once. What was
-  // recalled serves `file_digest`; it saves only time, and may be lost or out of date.
-  virtual Status recall_files(const Digest& path_set) = 0;
-  virtual Status keep_files(const Digest& path_set, const std::vector<FileDigest>& files) = 0;
+  // recalled serves `file_digest`. It saves only time: it may be lost or out of date, and an error
+  // is as good as nothing kept.
+  virtual void recall_files(const Digest& path_set) = 0;
+  virtual void keep_files(const Digest& path_set, const std::vector<FileDigest>& files) = 0;
   // Whether `file_digest` found in what was recalled all that it was asked for.
   virtual bool recalled_all() const = 0;
   virtual Result<std::optional<RunReport>> last_run(const std::string& workspace) = 0;

@@ -274,6 +274,44 @@ void submit_report(Store& store, RunReport report) {
   must(store.flush());
 }
 
+TEST_F(StoreTest, FilesOfAPathSetAreRecalledAtOnce) {
+  const FileDigest files[] = {{{1, 2, 3, 4, 5}, digest_of("one")},
+                              {{6, 7, 8, 9, 10}, digest_of("two")}};
+  const Digest path_set = digest_of("set");
+  {
+    const auto store = open();
+    store->keep_files(path_set, {files[0], files[1]});
+    must(store->flush());
+  }
+  const auto store = open();
+  store->recall_files(digest_of("another set"));
+  EXPECT_FALSE(must(store->file_digest(files[0].stamp))) << "in a list that nobody recalled";
+  EXPECT_FALSE(store->recalled_all());
+  const auto other = open();
+  other->recall_files(path_set);
+  for (const FileDigest& file : files) EXPECT_EQ(must(other->file_digest(file.stamp)), file.digest);
+  EXPECT_TRUE(other->recalled_all());
+  must(other->drop_file_digests());
+  EXPECT_FALSE(must(other->file_digest(files[0].stamp)));
+  const auto later = open();
+  later->recall_files(path_set);
+  EXPECT_FALSE(must(later->file_digest(files[0].stamp))) << "dropped for everybody";
+}
+
+TEST_F(StoreTest, AListOfFilesThatIsLostIsAsNone) {
+  const FileDigest file{{1, 2, 3, 4, 5}, digest_of("one")};
+  {
+    const auto store = open();
+    store->keep_files(digest_of("set"), {file});
+    must(store->flush());
+  }
+  std::filesystem::remove_all(home() + "/blobs");
+  std::filesystem::create_directories(home() + "/blobs");
+  const auto store = open();
+  store->recall_files(digest_of("set"));
+  EXPECT_FALSE(must(store->file_digest(file.stamp)));
+}
+
 TEST_F(StoreTest, LastRunGivesBackTheReport) {
   const auto store = open();
   submit_report(*store, {"/ws", "ci", 5, {run_step("a", "ran"), run_step("b", "hit")}});
