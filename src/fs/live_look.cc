@@ -185,7 +185,7 @@ Result<Listing> LiveLook::list(const std::string& path) {
       mode = st.stx_mode & 07777;
       const bool foreign =
           !rules_->crosses_mounts() && (st.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
-      if (foreign && kind != EntryKind::kDirectory) continue;  // as stat_now has it
+      if (foreign && kind != EntryKind::kDirectory) continue;  // as walk has it
       if (foreign) mode = 0755;
     }
     if (!kind) continue;

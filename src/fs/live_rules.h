@@ -31,7 +31,7 @@ struct LiveStat {
   std::uint32_t uid = 0;
   std::uint32_t gid = 0;
   store::FileStamp stamp;               // as stat(2) says; its device is st_dev
-  std::optional<std::uint64_t> device;  // what stands for it in the store; see live_source.cc
+  std::optional<std::uint64_t> device;  // what stands for it in the store; see live_look.cc
   std::uint64_t rdev = 0;
   std::string target;
   Xattrs xattrs;

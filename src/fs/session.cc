@@ -119,7 +119,7 @@ class FuseSession final : public Session {
   Result<std::shared_ptr<Fd>> open_content(Id id, const View::Node& node);
   void read_small(fuse_req_t req, Id id, const View::Node& node, std::size_t size,
                   std::size_t offset);
-  Observation observation_of(Id id);
+  Observation observation_of(Id id, const std::optional<View::Node>& node);
   void watch(Id id);
   int note_failure(const std::string& path, const Error& error);
   struct stat attributes(const View::Node& node) const;
@@ -203,8 +203,7 @@ Result<std::shared_ptr<Fd>> FuseSession::open_content(Id id, const View::Node& n
   return shared;
 }
 
-Observation FuseSession::observation_of(Id id) {
-  const auto node = nodes_->node(id);
+Observation FuseSession::observation_of(Id id, const std::optional<View::Node>& node) {
   if (!node) return {nodes_->path(id), ObservationKind::kProbe, probe_text(std::nullopt)};
   if (const auto digest = nodes_->content(id)) {
     return {node->path, ObservationKind::kContent, content_text(node->entry, *digest)};
@@ -216,7 +215,7 @@ Observation FuseSession::observation_of(Id id) {
 }
 
 void FuseSession::watch(Id id) {
-  if (watcher_) watcher_(observation_of(id));
+  if (watcher_) watcher_(observation_of(id, nodes_->node(id)));
 }
 
 int FuseSession::note_failure(const std::string& path, const Error& error) {
@@ -262,7 +261,7 @@ Trace FuseSession::trace() {
     const auto node = nodes_->node(id);
     if (!node && kPlanted == Defect::kAbsent) continue;
     const auto names = nodes_->listing(id);
-    builder.add(observation_of(id), node ? &*node : nullptr,
+    builder.add(observation_of(id, node), node ? &*node : nullptr,
                 names ? std::make_shared<const Listing>(names->unpack()) : nullptr);
   }
   return builder.finish();
