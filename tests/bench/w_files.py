@@ -34,6 +34,14 @@ def in_ms(values, names):
     return {row: ms(values[label]) for row, label in names.items() if label in values}
 
 
+def step_twice(place, hm, in_step, rows, again):
+    """With an empty store, then with what that left: the first look of the second as row `again`."""
+    hm.fresh_home()
+    values = in_ms(hm.step(in_step).values, rows)
+    place.drop_caches()
+    return values | {again: ms(hm.step(in_step).values["first"])}
+
+
 # --- W2 -------------------------------------------------------------------------------------------
 
 
@@ -50,11 +58,7 @@ def read_group(place, sizes):
         place.settle(time.time())
 
     def with_hm():
-        hm.fresh_home()
-        values = in_ms(hm.step(in_step).values, rows)
-        place.drop_caches()
-        known = hm.step(in_step).values
-        return values | {"W2-known": ms(known["first"])}
+        return step_twice(place, hm, in_step, rows, "W2-known")
 
     def with_native():
         values = native.run(in_step)
@@ -199,11 +203,7 @@ def walk_group(place, sizes):
         place.settle(time.time())
 
     def with_hm():
-        hm.fresh_home()
-        values = in_ms(hm.step(command).values, rows)
-        place.drop_caches()
-        traced = hm.step(command).values
-        return values | {"W5-traced": ms(traced["first"])}
+        return step_twice(place, hm, command, rows, "W5-traced")
 
     def with_native():
         values = native.run(f"cd /workspace && {command}")
