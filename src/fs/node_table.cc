@@ -1,5 +1,6 @@
 #include "fs/node_table.h"
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
 
@@ -59,7 +60,8 @@ std::string_view TextArena::at(std::uint32_t position) const {
   return {from + sizeof length, length};
 }
 
-NodeTable::NodeTable(View::Node root) : slots_(kFirstSlots) {
+NodeTable::NodeTable(View::Node root, Id most)
+    : most_(std::min(most, kWhole)), slots_(kFirstSlots) {
   (void)add(0, "", std::move(root));  // the first always fits
 }
 
@@ -103,7 +105,7 @@ Result<NodeTable::Id> NodeTable::add(Id parent, std::string_view name,
                                      std::optional<View::Node> node) {
   const auto full = [] { return fail(ErrorCode::kIo, "more names than a session can remember"); };
   const auto text = texts_.add(name);
-  if (!text || records_.size() >= kWhole) return full();
+  if (!text || records_.size() >= most_) return full();
   Record item{parent, *text};
   if (node) {
     const bool is_link = node->entry.kind == EntryKind::kSymlink;

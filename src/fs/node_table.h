@@ -44,7 +44,8 @@ class NodeTable {
   using Id = std::uint32_t;
   static constexpr Id kRoot = 1;
 
-  explicit NodeTable(View::Node root);
+  // At most `most` names, and never more than fit.
+  explicit NodeTable(View::Node root, Id most = UINT32_MAX);
 
   std::optional<Id> find(Id parent, std::string_view name) const;
   // The node of (parent, name); of two racing calls the first wins (second: true), and both get its
@@ -95,6 +96,7 @@ class NodeTable {
   std::size_t slot(Id parent, std::string_view name) const;
   void grow();
 
+  const Id most_;
   mutable std::shared_mutex mutex_;  // guards everything below
   TextArena texts_;
   std::deque<Record> records_;

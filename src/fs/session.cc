@@ -25,6 +25,7 @@
 #include "fs/overlay_xattr.h"
 #include "fs/planted_defect.h"
 #include "fs/posix_acl.h"
+#include "fs/relay_channel.h"
 #include "fs/request_counts.h"
 #include "fs/skeleton.h"
 #include "fs/turns.h"
@@ -35,7 +36,7 @@ namespace {
 
 constexpr double kForever = 365.0 * 24 * 3600 * 10;  // seconds; entries never change while mounted
 constexpr unsigned kServerThreads = 4;
-constexpr std::size_t kMaxTransfer = std::size_t{1} << 20;  // bytes of one READ
+constexpr unsigned kMaxTransfer = kRelayTransfer;  // bytes of one READ
 constexpr std::size_t kOpenBlobs = 64;  // descriptors kept for files of more than one READ
 
 // Collisions among a million names are as likely as 1 in 10^7, and nothing but a name is hashed.
@@ -86,6 +87,7 @@ class FuseSession final : public Session {
   ~FuseSession() override { stop(); }
 
   Status mount(const std::string& mount_point);
+  Status relay(Fd stream, const RelayLimits& limits);
   void stop() override;
   void wait(const std::stop_token& stop) override;
   Result<std::optional<View::Node>> observe(const std::string& path, ObservationKind kind) override;
@@ -126,7 +128,10 @@ class FuseSession final : public Session {
   fuse_entry_param entry_of(Id id) const;
   template <class Add>
   void reply_listing(fuse_req_t req, Id id, std::size_t size, off_t offset, Add add);
+  Status create_session();
+  void start_threads();
   void serve();
+  void note_end();
 
   const View& view_;
   store::Store& store_;
@@ -138,6 +143,7 @@ class FuseSession final : public Session {
   std::optional<SessionFailure> failure_;
 
   std::string mount_point_;
+  std::unique_ptr<RelayChannel> relay_;  // null: requests come from /dev/fuse
   std::unique_ptr<fuse_session, DestroySession> session_;
   std::vector<std::thread> threads_;
   std::atomic<bool> stopping_{false};
@@ -624,13 +630,7 @@ void FuseSession::serve() {
     fuse_session_process_buf(session_.get(), &buffer);
     turns_.end_answer();
   }
-  if (!stopping_) {
-    const std::lock_guard failure_lock(failure_mutex_);
-    if (!failure_) {
-      failure_ =
-          SessionFailure{SessionFailure::Kind::kIncomplete, "/", "the FUSE connection ended"};
-    }
-  }
+  note_end();
   fuse_session_exit(session_.get());
   turns_.pass();          // who waits for it finds the end too
   std::free(buffer.mem);  // NOLINT: allocated by libfuse with malloc
@@ -638,6 +638,37 @@ void FuseSession::serve() {
   counts_.add(counts);
   running_ -= 1;
   ended_.notify_all();
+}
+
+void FuseSession::note_end() {
+  const std::lock_guard lock(failure_mutex_);
+  // Whatever else went wrong: what a guest has got out of the session is not to be used.
+  if (const auto fault = relay_ ? relay_->fault() : std::nullopt) {
+    failure_ = SessionFailure{SessionFailure::Kind::kGuest, "/", *fault};
+  }
+  if (stopping_ || failure_ || (relay_ && relay_->destroyed())) return;
+  failure_ = SessionFailure{SessionFailure::Kind::kIncomplete, "/", "the FUSE connection ended"};
+}
+
+Status FuseSession::create_session() {
+  // The options matter only to fusermount3, in `mount`.
+  std::array<std::string, 3> words = {"hm", "-o",
+                                      "ro,default_permissions,fsname=hmfs,subtype=hmfs"};
+  std::array<char*, 3> argv = {words[0].data(), words[1].data(), words[2].data()};
+  fuse_args args = FUSE_ARGS_INIT(3, argv.data());
+  const fuse_lowlevel_ops operations = make_operations();
+  session_.reset(fuse_session_new(&args, &operations, sizeof operations, this));
+  fuse_opt_free_args(&args);
+  if (!session_) return fail(ErrorCode::kIo, "cannot create a FUSE session");
+  return {};
+}
+
+void FuseSession::start_threads() {
+  struct sigaction action {};
+  action.sa_handler = ignore_signal;  // SIGUSR1 only interrupts a blocked read, see stop
+  ::sigaction(SIGUSR1, &action, nullptr);
+  running_ = kServerThreads;
+  for (unsigned i = 0; i < kServerThreads; ++i) threads_.emplace_back([this] { serve(); });
 }
 
 Status FuseSession::mount(const std::string& mount_point) {
@@ -650,16 +681,7 @@ Status FuseSession::mount(const std::string& mount_point) {
                 std::string("/dev/fuse: ") + std::strerror(errno) +
                     " (load the fuse module, and let this user read and write the device)");
   }
-  // The options matter only to fusermount3, below.
-  std::array<std::string, 3> words = {"hm", "-o",
-                                      "ro,default_permissions,fsname=hmfs,subtype=hmfs"};
-  std::array<char*, 3> argv = {words[0].data(), words[1].data(), words[2].data()};
-  fuse_args args = FUSE_ARGS_INIT(3, argv.data());
-  const fuse_lowlevel_ops operations = make_operations();
-  session_.reset(fuse_session_new(&args, &operations, sizeof operations, this));
-  fuse_opt_free_args(&args);
-  if (!session_) return fail(ErrorCode::kIo, "cannot create a FUSE session");
-
+  HM_TRY(create_session());
   const std::string options =
       "fd=" + std::to_string(device.get()) +
       ",rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other";
@@ -676,17 +698,35 @@ Status FuseSession::mount(const std::string& mount_point) {
     return fail(ErrorCode::kRefused,
                 "cannot mount the FUSE filesystem on " + mount_point + ": " + std::strerror(errno));
   }
-  struct sigaction action {};
-  action.sa_handler = ignore_signal;  // SIGUSR1 only interrupts a blocked read, see stop
-  ::sigaction(SIGUSR1, &action, nullptr);
-  running_ = kServerThreads;
-  for (unsigned i = 0; i < kServerThreads; ++i) threads_.emplace_back([this] { serve(); });
+  start_threads();
+  return {};
+}
+
+Status FuseSession::relay(Fd stream, const RelayLimits& limits) {
+  HM_ASSIGN(View::Node root, view_.root());
+  nodes_.emplace(std::move(root), limits.names);
+  HM_TRY(create_session());
+  relay_ = std::make_unique<RelayChannel>(stream.get(), limits.patience);
+  fuse_custom_io io{};
+  io.read = [](int, void* buffer, std::size_t size, void* session) {
+    return static_cast<FuseSession*>(session)->relay_->read(buffer, size);
+  };
+  io.writev = [](int, iovec* reply, int parts, void* session) {
+    return static_cast<FuseSession*>(session)->relay_->write(
+        std::span(reply, static_cast<std::size_t>(parts)));
+  };
+  if (fuse_session_custom_io(session_.get(), &io, stream.get()) != 0) {
+    return fail(ErrorCode::kIo, "cannot start a FUSE session");
+  }
+  stream.release();  // closed with the FUSE session
+  start_threads();
   return {};
 }
 
 void FuseSession::stop() {
   if (!session_) return;
   stopping_ = true;
+  if (relay_) relay_->shut_down();
   if (!mount_point_.empty()) ::umount2(mount_point_.c_str(), MNT_DETACH);
   fuse_session_exit(session_.get());
   fuse_session_unmount(session_.get());  // what fusermount3 mounted
@@ -713,6 +753,14 @@ Result<std::unique_ptr<Session>> Session::start(const View& view, store::Store& 
                                                 LookupProfile profile) {
   auto session = std::make_unique<FuseSession>(view, store, std::move(watcher), std::move(profile));
   HM_TRY(session->mount(mount_point));
+  return std::unique_ptr<Session>(std::move(session));
+}
+
+Result<std::unique_ptr<Session>> Session::start_relay(const View& view, store::Store& store,
+                                                      Fd stream, Watcher watcher,
+                                                      LookupProfile profile, RelayLimits limits) {
+  auto session = std::make_unique<FuseSession>(view, store, std::move(watcher), std::move(profile));
+  HM_TRY(session->relay(std::move(stream), limits));
   return std::unique_ptr<Session>(std::move(session));
 }
 

@@ -7,11 +7,16 @@
 // One nodeid per path, always: two hard-linked names under one nodeid would share a page cache and
 // hide the second read. Node ids are numbers of ours, never pointers.
 //
+// The requests come from a kernel of this machine, through a mount, or from that of a virtual
+// machine, through a stream (relay_channel.h). What is served and recorded is the same.
+//
 // States: mounted (start returned) → stopped (stop returned). The trace may be taken when stopped.
 // A session that could not observe or serve something says so in `failure`: its trace must then
 // not become a record. Thread-safe while mounted.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -32,10 +37,18 @@ struct SessionFailure {
     kIncomplete,  // an error while serving; the observation log may lack something
     kMoved,       // a live path changed while it was being captured
     kStore,       // a blob of a layer is missing or corrupt
+    kGuest,       // a relay's guest broke the protocol; nothing that it did is to be believed
   };
   Kind kind = Kind::kIncomplete;
   std::string path;  // as the step names it, with a leading slash
   std::string reason;
+};
+
+// What the guest of a relay may take of this machine.
+struct RelayLimits {
+  std::uint32_t names = 4'000'000;  // that it looks up, present or absent; about 100 bytes each
+  // How long the next byte may take in the middle of a message, from it or to it.
+  std::chrono::milliseconds patience{60'000};
 };
 
 class Session {
@@ -48,11 +61,20 @@ class Session {
   static Result<std::unique_ptr<Session>> start(const View& view, store::Store& store,
                                                 const std::string& mount_point, Watcher watcher,
                                                 LookupProfile profile = {});
+  // Serves the kernel at the other end of `stream`, a socket whose peer is a virtual machine's
+  // port, until the peer closes it or `stop` is called. Nothing from there is trusted: a message
+  // that no kernel sends ends the session with kGuest. A peer that closes before `stop`, without
+  // FUSE_DESTROY, leaves kIncomplete: stop the session before the machine ends.
+  static Result<std::unique_ptr<Session>> start_relay(const View& view, store::Store& store,
+                                                      Fd stream, Watcher watcher,
+                                                      LookupProfile profile = {},
+                                                      RelayLimits limits = {});
   virtual ~Session() = default;
 
-  // Unmounts and ends the server threads; later calls do nothing.
+  // Unmounts, or shuts the stream down, and ends the server threads; later calls do nothing.
   virtual void stop() = 0;
-  // Blocks until somebody unmounts the filesystem, or until `stop` is requested.
+  // Blocks until somebody unmounts the filesystem or closes the stream, or until `stop` is
+  // requested.
   virtual void wait(const std::stop_token& stop) = 0;
 
   // Records an observation that was not caused by the kernel (`on_change` paths, the empty /tmp).
