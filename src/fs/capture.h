@@ -9,7 +9,9 @@
 // namespace changes how file capabilities look. One thread.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "fs/layer.h"
@@ -19,11 +21,13 @@
 
 namespace hm::fs {
 
-// When the step started, and the times that it was shown: files older than the start were given
-// their time by the step, those that have a time in `seen` took it from there.
+// When the step started and ended, and the times that it was shown: files older than the start or
+// newer than the end were given their time by the step, those that have a time in `seen` took it
+// from there. On the clock that gave the files their times: in a guest, that one's.
 struct StepTimes {
   std::int64_t started_ns = 0;
   SeenTimes seen{{}};
+  std::optional<std::int64_t> ended_ns{};  // nullopt: now
 };
 
 // `upper` is used up: its files are blobs afterwards.

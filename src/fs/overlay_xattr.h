@@ -43,6 +43,9 @@ struct UpperXattrs {
   Xattrs kept;
   bool opaque = false;
 };
+// One attribute under its name on disk: whether it matters, and what of it does (not sorted in).
+bool is_upper_xattr(std::string_view name);
+void add_upper_xattr(UpperXattrs& out, const std::string& name, std::string value);
 Result<UpperXattrs> upper_xattrs(int fd);
 // For what cannot be opened: the attributes of `name` in `dir_fd`, not of what a symlink names.
 Result<UpperXattrs> upper_xattrs(int dir_fd, std::string_view name);

@@ -271,7 +271,10 @@ std::string real_path(const std::string& path) {
 }
 
 std::int64_t to_ns(const timespec& time) {
-  return static_cast<std::int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  const std::int64_t seconds =
+      std::clamp<std::int64_t>(time.tv_sec, INT64_MIN / kSecond + 1, INT64_MAX / kSecond - 1);
+  return seconds * kSecond + time.tv_nsec;
 }
 
 std::int64_t now_ns() {

@@ -67,8 +67,9 @@ Result<std::string> read_link_at(int dir_fd, const std::string& path);
 // realpath(3); the path itself where it cannot be resolved.
 std::string real_path(const std::string& path);
 
-// Milliseconds and nanoseconds on CLOCK_REALTIME.
+// Nanoseconds on CLOCK_REALTIME.
 std::int64_t now_ns();
+// A time beyond the years that 64 bits hold (1677 to 2262) is at their edge.
 std::int64_t to_ns(const timespec& time);
 
 }  // namespace hm
