@@ -27,7 +27,7 @@ namespace hm::fs {
 struct StepTimes {
   std::int64_t started_ns = 0;
   SeenTimes seen{{}};
-  std::optional<std::int64_t> ended_ns{};  // nullopt: now
+  std::optional<std::int64_t> ended_ns{};  // nullopt: now; when an archive was begun
 };
 
 // `upper` is used up: its files are blobs afterwards.

@@ -156,6 +156,9 @@ class ArchiveCapture {
     if (entries_left_-- == 0) return refuse("more entries than a layer may have");
     const bool is_root = !seen_root_;
     if (is_root != path.empty() || !is_valid_path(path)) return refuse("not a path of the step's");
+    if (is_root && archive_entry_atime_is_set(entry) != 0) {
+      entries_.set_end(to_ns({archive_entry_atime(entry), archive_entry_atime_nsec(entry)}));
+    }
     if (!is_root && !PathLess{}(last_path_, path)) return refuse("twice, or not in order");
     seen_root_ = true;
     last_path_ = path;

@@ -10,6 +10,8 @@
 //   - Before each entry an extended header (type x): hdrcharset=BINARY, path, uid, gid, mtime
 //     (tv_sec, ".", tv_nsec in nine digits), linkpath of links, size of files. The mode's twelve
 //     bits and a device's numbers are in the ustar header, and of a link anything but nothing.
+//   - The root has an atime too: what the guest's clock shows when all processes of the step are
+//     gone.
 //   - Types: 0 file, 1 another name of an earlier entry that is no directory (linkpath is that
 //     entry's name; only when st_nlink > 1; whiteouts are never links), 2 symlink, 3 and 4 devices,
 //     5 directory, 6 fifo. A socket is an empty file with the attribute "hm.socket".

@@ -27,6 +27,9 @@ class UpperEntries {
 
   UpperEntries(const View& below, const StepTimes& times);
 
+  // Before anything is told: when the step ended, where StepTimes does not say it.
+  void set_end(std::int64_t ended_ns) { ended_ns_ = times_.ended_ns.value_or(ended_ns); }
+
   // A directory; the first is the root. Its parent was entered and not left.
   Status enter(LayerEntry item);
   // The directory entered last: dropped where it says nothing new about the view.
@@ -64,7 +67,7 @@ class UpperEntries {
 
   const View& below_;
   const StepTimes& times_;
-  const std::int64_t ended_ns_;
+  std::int64_t ended_ns_;
   std::vector<LayerEntry> entries_;  // sorted by PathLess
   std::vector<Open> open_;
   std::vector<std::pair<std::size_t, std::size_t>> members_;  // another name and the first one

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <map>
 #include <utility>
 #include <vector>
@@ -200,6 +201,11 @@ class Writer {
     struct stat st {};
     if (::fstat(fd, &st) != 0) return failed("/" + path);
     std::string attributes;
+    if (path.empty()) {
+      timespec now{};
+      ::clock_gettime(CLOCK_REALTIME, &now);
+      add_record(attributes, "atime", time_text(now));
+    }
     if (!add_attributes(attributes, fd, ".", path)) return false;
     if (!headers('5', path, st, "", std::move(attributes))) return false;
     std::vector<std::string> names;

@@ -44,6 +44,96 @@ std::string archive_of(const std::string& upper) {
   return out;
 }
 
+// --- archives made by hand
+// ------------------------------------------------------------------------
+
+struct Item {
+  char type = '0';
+  std::string path;
+  std::string data{};
+  std::string link{};
+  std::string records{};  // more of the extended header
+  unsigned mode = 0644;
+  unsigned major = 0, minor = 0;
+  std::string size{};  // what the header says, "" the truth
+  std::string owner = "0";
+  std::string header_size{};  // ustar's own
+};
+
+std::string record(const std::string& key, const std::string& value) {
+  const std::size_t rest = key.size() + value.size() + 3;
+  std::size_t length = rest + 1;
+  while (std::to_string(length).size() + rest != length) {
+    length = std::to_string(length).size() + rest;
+  }
+  return std::to_string(length) + " " + key + "=" + value + "\n";
+}
+
+std::string padded(std::string text) {
+  text.resize((text.size() + 511) / 512 * 512, '\0');
+  return text;
+}
+
+std::string block(char type, unsigned mode, const std::string& size, unsigned device_major = 0,
+                  unsigned device_minor = 0, const std::string& name = "entry") {
+  std::string out(512, '\0');
+  const auto put = [&](std::size_t at, const std::string& text) {
+    out.replace(at, text.size(), text);
+  };
+  const auto octal = [](unsigned value) {
+    char text[12];
+    std::snprintf(text, sizeof text, "%07o", value);
+    return std::string(text);
+  };
+  put(0, name);
+  put(100, octal(mode));
+  put(108, octal(0));
+  put(116, octal(0));
+  put(124, size);
+  put(136, "00000000000");
+  put(148, std::string(8, ' '));
+  out[156] = type;
+  if (type == '1' || type == '2') put(157, "link");
+  put(257, std::string("ustar\00000", 8));
+  put(329, octal(device_major));
+  put(337, octal(device_minor));
+  unsigned sum = 0;
+  for (const char c : out) sum += static_cast<unsigned char>(c);
+  put(148, octal(sum).substr(1) + '\0');
+  return out;
+}
+
+std::string octal_size(std::size_t size) {
+  char text[16];
+  std::snprintf(text, sizeof text, "%011zo", size);
+  return text;
+}
+
+std::string entry(const Item& item) {
+  std::string header = record("hdrcharset", "BINARY") + record("path", item.path) +
+                       record("uid", item.owner) + record("gid", "0") +
+                       record("mtime", "1700000000.000000001");
+  if (!item.link.empty()) header += record("linkpath", item.link);
+  if (item.type == '0') {
+    header += record("size", item.size.empty() ? std::to_string(item.data.size()) : item.size);
+  }
+  header += item.records;
+  const std::string size =
+      item.header_size.empty() ? octal_size(item.data.size()) : item.header_size;
+  return block('x', 0, octal_size(header.size())) + padded(header) +
+         block(item.type, item.mode, size, item.major, item.minor) + padded(item.data);
+}
+
+std::string root_entry() { return entry({.type = '5', .path = ".", .mode = 0755}); }
+std::string archive_end() { return std::string(1024, '\0'); }
+std::string whole(const std::string& entries) { return root_entry() + entries + archive_end(); }
+std::string file(const std::string& path, const std::string& data = "data") {
+  return entry({.path = path, .data = data});
+}
+
+// --- archives of an upper
+// ---------------------------------------------------------------------------
+
 class ArchiveTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -107,7 +197,7 @@ class ArchiveTest : public ::testing::Test {
 
   Trees trees_;
   std::vector<ViewLayer> layers_;
-  std::int64_t ended_ns_ = now_ns() + 60 * kSecond;
+  std::optional<std::int64_t> ended_ns_ = now_ns() + 60 * kSecond;
   std::int64_t started_ns_ = now_ns() - kSecond;
   std::vector<SeenTime> seen_;
 };
@@ -182,14 +272,31 @@ TEST_F(ArchiveTest, TimesThatTheStepTook) {
 // A guest's clock runs ahead of ours.
 TEST_F(ArchiveTest, TimesAreOnTheClockOfTheStep) {
   started_ns_ = now_ns() + 1000 * kSecond;
-  ended_ns_ = started_ns_ + 10 * kSecond;
+  const std::int64_t end = started_ns_ + 10 * kSecond;
+  ended_ns_ = end;
   write_file(upper("written"), "x");
   set_time("written", started_ns_ + kSecond);
   write_file(upper("later"), "x");
-  set_time("later", ended_ns_ + 1);
+  set_time("later", end + 1);
   const auto layer = expect_same();
   EXPECT_EQ(layer->find("written")->time_of, TimeOf::kRun);
   EXPECT_EQ(layer->find("later")->time_of, TimeOf::kKept);
+}
+
+TEST_F(ArchiveTest, ArchiveSaysWhenTheStepEnded) {
+  const std::int64_t ahead = now_ns() / kSecond + 1000;
+  const auto made = [&](std::int64_t seconds) {
+    const std::string root =
+        entry({.type = '5',
+               .path = ".",
+               .records = record("atime", std::to_string(ahead + 5) + ".000000000"),
+               .mode = 0755});
+    return root + entry({.path = "f", .records = record("mtime", std::to_string(seconds) + ".5")}) +
+           archive_end();
+  };
+  ended_ns_.reset();
+  EXPECT_EQ(must(capture(source_of(made(ahead))))->find("f")->time_of, TimeOf::kRun);
+  EXPECT_EQ(must(capture(source_of(made(ahead + 5))))->find("f")->time_of, TimeOf::kKept);
 }
 
 TEST_F(ArchiveTest, AttributesOfAnyNameAndValue) {
@@ -375,92 +482,8 @@ TEST_F(ArchiveTest, UpperOfARealOverlay) {
   EXPECT_TRUE(from_archive->find("dir")->opaque);
 }
 
-// --- archives made by hand
-// ------------------------------------------------------------------------
-
-struct Item {
-  char type = '0';
-  std::string path;
-  std::string data{};
-  std::string link{};
-  std::string records{};  // more of the extended header
-  unsigned mode = 0644;
-  unsigned major = 0, minor = 0;
-  std::string size{};  // what the header says, "" the truth
-  std::string owner = "0";
-  std::string header_size{};  // ustar's own
-};
-
-std::string record(const std::string& key, const std::string& value) {
-  const std::size_t rest = key.size() + value.size() + 3;
-  std::size_t length = rest + 1;
-  while (std::to_string(length).size() + rest != length) {
-    length = std::to_string(length).size() + rest;
-  }
-  return std::to_string(length) + " " + key + "=" + value + "\n";
-}
-
-std::string padded(std::string text) {
-  text.resize((text.size() + 511) / 512 * 512, '\0');
-  return text;
-}
-
-std::string block(char type, unsigned mode, const std::string& size, unsigned device_major = 0,
-                  unsigned device_minor = 0, const std::string& name = "entry") {
-  std::string out(512, '\0');
-  const auto put = [&](std::size_t at, const std::string& text) {
-    out.replace(at, text.size(), text);
-  };
-  const auto octal = [](unsigned value) {
-    char text[12];
-    std::snprintf(text, sizeof text, "%07o", value);
-    return std::string(text);
-  };
-  put(0, name);
-  put(100, octal(mode));
-  put(108, octal(0));
-  put(116, octal(0));
-  put(124, size);
-  put(136, "00000000000");
-  put(148, std::string(8, ' '));
-  out[156] = type;
-  if (type == '1' || type == '2') put(157, "link");
-  put(257, std::string("ustar\00000", 8));
-  put(329, octal(device_major));
-  put(337, octal(device_minor));
-  unsigned sum = 0;
-  for (const char c : out) sum += static_cast<unsigned char>(c);
-  put(148, octal(sum).substr(1) + '\0');
-  return out;
-}
-
-std::string octal_size(std::size_t size) {
-  char text[16];
-  std::snprintf(text, sizeof text, "%011zo", size);
-  return text;
-}
-
-std::string entry(const Item& item) {
-  std::string header = record("hdrcharset", "BINARY") + record("path", item.path) +
-                       record("uid", item.owner) + record("gid", "0") +
-                       record("mtime", "1700000000.000000001");
-  if (!item.link.empty()) header += record("linkpath", item.link);
-  if (item.type == '0') {
-    header += record("size", item.size.empty() ? std::to_string(item.data.size()) : item.size);
-  }
-  header += item.records;
-  const std::string size =
-      item.header_size.empty() ? octal_size(item.data.size()) : item.header_size;
-  return block('x', 0, octal_size(header.size())) + padded(header) +
-         block(item.type, item.mode, size, item.major, item.minor) + padded(item.data);
-}
-
-std::string root_entry() { return entry({.type = '5', .path = ".", .mode = 0755}); }
-std::string archive_end() { return std::string(1024, '\0'); }
-std::string whole(const std::string& entries) { return root_entry() + entries + archive_end(); }
-std::string file(const std::string& path, const std::string& data = "data") {
-  return entry({.path = path, .data = data});
-}
+// --- archives that are refused
+// ---------------------------------------------------------------------
 
 struct Hostile {
   const char* name;
