@@ -17,7 +17,7 @@ using hm::cli::complain;
 using hm::runner::ExitCode;
 
 int usage() {
-  complain("usage: hmfs mount MNT [-d DIR] [--image IMAGE]");
+  complain("usage: hmfs mount MNT [-d DIR] [--image IMAGE] [--passthrough MODE]");
   return hm::cli::code(ExitCode::kUsage);
 }
 
@@ -29,7 +29,7 @@ void print(const hm::fs::Observation& item) {
 }
 
 hm::Status serve(const std::string& mount_point, const std::string& dir,
-                 const std::string& image_name) {
+                 const std::string& image_name, hm::fs::PassthroughMode passthrough) {
   HM_ASSIGN(const std::string workspace, hm::cli::workspace_of(dir));
   HM_ASSIGN(const std::string image, hm::runner::resolve_image(image_name, workspace));
   HM_ASSIGN(const std::string home, hm::cli::store_home());
@@ -40,7 +40,8 @@ hm::Status serve(const std::string& mount_point, const std::string& dir,
             hm::runner::Sources::open(workspace, hm::runner::IdMode::kFull, *store));
   HM_ASSIGN(const hm::fs::ViewBase base, sources->base(image));
   const hm::fs::View view(base, {}, hm::now_ns());
-  HM_ASSIGN(const auto session, hm::fs::Session::start(view, *store, mount_point, print));
+  HM_ASSIGN(const auto session,
+            hm::fs::Session::start(view, *store, mount_point, print, {}, passthrough));
   session->wait(signals.token());
   session->stop();
   return {};
@@ -53,6 +54,7 @@ int run(int argc, char** argv) {
   add("mnt", "where", cxxopts::value<std::string>());
   add("d,dir", "project directory", cxxopts::value<std::string>()->default_value(""));
   add("image", "host, or a directory", cxxopts::value<std::string>()->default_value("host"));
+  hm::cli::add_passthrough(add);
   options.parse_positional({"mnt"});
   options.positional_help("MNT");
   const auto parsed = hm::cli::parse(options, hm::cli::Arguments(argv + 2, argv + argc));
@@ -61,8 +63,10 @@ int run(int argc, char** argv) {
   if ((*parsed)->count("mnt") == 0) return usage();
   const auto mount_point = hm::cli::directory((**parsed)["mnt"].as<std::string>());
   if (!mount_point) return hm::cli::report(mount_point.error());
+  const auto passthrough = hm::cli::passthrough_of(**parsed);
+  if (!passthrough) return hm::cli::report(passthrough.error());
   const auto status = serve(*mount_point, (**parsed)["dir"].as<std::string>(),
-                            (**parsed)["image"].as<std::string>());
+                            (**parsed)["image"].as<std::string>(), *passthrough);
   return status ? 0 : hm::cli::report(status.error());
 }
 

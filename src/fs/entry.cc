@@ -102,6 +102,10 @@ std::string probe_text(const std::optional<Entry>& entry) {
   return out;
 }
 
+bool mentions_xattrs(std::string_view value) {
+  return value.find(" xattrs=") != std::string_view::npos;  // or a symlink's target has that
+}
+
 std::string content_text(const Entry& entry, const Digest& content) {
   std::string out = probe_text(entry);
   out += " sha256=";

@@ -57,6 +57,8 @@ mode_t type_bits(EntryKind kind);
 
 // The value of a probe: everything of the entry but its content.
 std::string probe_text(const std::optional<Entry>& entry);
+// Whether the entry of this value may have extended attributes.
+bool mentions_xattrs(std::string_view value);
 // The value of a content observation of a file.
 std::string content_text(const Entry& entry, const Digest& content);
 // The value of a list observation of a directory.

@@ -1,5 +1,6 @@
 #include "fs/live_source.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,20 +25,6 @@ std::optional<store::FileStamp> lasting_stamp(const LiveStat& stat) {
   return stamp;
 }
 
-// Reads up to the end of the file; false when it does not have the size of `bytes`.
-Result<bool> read_whole(int fd, std::string& bytes) {
-  std::size_t got = 0;
-  char beyond = 0;
-  while (true) {
-    const bool full = got == bytes.size();
-    const ssize_t n = ::pread(fd, full ? &beyond : bytes.data() + got,
-                              full ? 1 : bytes.size() - got, static_cast<off_t>(got));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail_errno("read");
-    if (full || n == 0) return full && n == 0;
-    got += static_cast<std::size_t>(n);
-  }
-}
 }  // namespace
 
 LiveSource::LiveSource(std::unique_ptr<LiveRules> rules, store::Store& store)
@@ -248,13 +235,31 @@ Status LiveSource::read_again(const Locked& at, const LiveStat& pinned, std::str
   HM_ASSIGN(const Fd fd, look_.open(at.path));
   HM_ASSIGN(const LiveStat now, look_.stat_of(fd.get(), at.path));
   if (now.kind != EntryKind::kFile) return fail(ErrorCode::kChanged, look_.display(at.path));
-  HM_ASSIGN(const bool whole, read_whole(fd.get(), bytes));
+  HM_ASSIGN(const bool whole, store::read_exactly(fd.get(), bytes));
   if (whole && Digest::of(bytes) == *at.pin.content) return {};
   if (check_unmoved(fd.get(), pinned, at.path)) {
     // It did not move: what the store remembered of it was wrong, and may have been used already.
     HM_TRY(store_.drop_file_digests());
   }
   return fail(ErrorCode::kChanged, look_.display(at.path));
+}
+
+Result<std::optional<LiveFile>> LiveSource::open_resting(const std::string& path) {
+  const Locked at = lock_pin(path);
+  HM_ASSIGN(const LiveStat stat, pinned_file(at));
+  if (!lasting_stamp(stat)) return std::optional<LiveFile>{};
+  HM_ASSIGN(Fd fd, open_pinned(stat, path));
+  return std::optional(LiveFile(look_, std::move(fd), stat.stamp, path));
+}
+
+// The stamp is looked at after the bytes: what was written before them has changed it already.
+Result<std::size_t> LiveFile::read(char* bytes, std::size_t size, off_t offset) const {
+  HM_ASSIGN(const std::size_t got, store::read_at(fd_.get(), bytes, size, offset));
+  HM_ASSIGN(const LiveStat now, look_->stat_of(fd_.get(), path_));
+  if (now.stamp != pinned_ && kPlanted != Defect::kRecheck) {
+    return fail(ErrorCode::kChanged, look_->display(path_));
+  }
+  return got;
 }
 
 Result<Digest> LiveSource::read_small(const std::string& path, std::string& bytes) {
@@ -270,13 +275,18 @@ Result<Digest> LiveSource::read_small(const std::string& path, std::string& byte
   }
   const auto stamp = lasting_stamp(stat);
   HM_ASSIGN(const Fd fd, open_pinned(stat, path));
-  HM_ASSIGN(const bool whole, read_whole(fd.get(), bytes));
+  HM_ASSIGN(const bool whole, store::read_exactly(fd.get(), bytes));
   HM_TRY(check_unmoved(fd.get(), stat, path));
   if (!whole) return fail(ErrorCode::kChanged, look_.display(path));
   const Digest digest = Digest::of(bytes);
   set_content(at.pin, digest, stamp.has_value());
   learn(stamp, digest);
   return digest;
+}
+
+void LiveSource::read_ahead(const std::string& path) {
+  const auto fd = look_.open(path);
+  if (fd) ::posix_fadvise(fd->get(), 0, 0, POSIX_FADV_WILLNEED);
 }
 
 Result<std::optional<std::string>> LiveSource::first_moved(

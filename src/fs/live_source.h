@@ -38,6 +38,21 @@ struct LiveEntry {
   std::int64_t mtime_ns = 0;
 };
 
+// A live file that is served from where it is. Thread-safe; its source must outlive it.
+class LiveFile {
+ public:
+  LiveFile(const LiveLook& look, Fd fd, store::FileStamp pinned, std::string path)
+      : look_(&look), fd_(std::move(fd)), pinned_(pinned), path_(std::move(path)) {}
+  // Up to `size` bytes, fewer only at the end. kChanged unless they are the pinned file's.
+  Result<std::size_t> read(char* bytes, std::size_t size, off_t offset) const;
+
+ private:
+  const LiveLook* look_;
+  Fd fd_;
+  store::FileStamp pinned_;
+  std::string path_;
+};
+
 class LiveSource {
  public:
   // `store` must outlive the source.
@@ -53,6 +68,11 @@ class LiveSource {
   // pinned, later those that are there, if they still are the pinned ones. Nothing is written into
   // the store.
   Result<Digest> read_small(const std::string& path, std::string& bytes);
+  // The file itself, to be read from as long as it is the pinned one. nullopt while its stamp would
+  // not show every change: then only a copy can be served.
+  Result<std::optional<LiveFile>> open_resting(const std::string& path);
+  // Has the kernel begin to read a file that is wanted soon. No look at it: nothing is pinned.
+  void read_ahead(const std::string& path);
 
   // The first of these paths that has another value now than is pinned; what was never pinned is
   // left out. Cheapest when sorted.

@@ -5,28 +5,35 @@
 
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/mount.h>
+#include <sys/statvfs.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
+#include <functional>
 #include <list>
 #include <mutex>
 #include <span>
 #include <thread>
+#include <variant>
 #include <vector>
 
 #include "fs/node_table.h"
 #include "fs/overlay_xattr.h"
+#include "fs/passthrough.h"
 #include "fs/planted_defect.h"
 #include "fs/posix_acl.h"
 #include "fs/relay_channel.h"
 #include "fs/request_counts.h"
+#include "fs/request_wait.h"
 #include "fs/skeleton.h"
 #include "fs/turns.h"
 
@@ -37,7 +44,9 @@ namespace {
 constexpr double kForever = 365.0 * 24 * 3600 * 10;  // seconds; entries never change while mounted
 constexpr unsigned kServerThreads = 4;
 constexpr unsigned kMaxTransfer = kRelayTransfer;  // bytes of one READ
-constexpr std::size_t kOpenBlobs = 64;  // descriptors kept for files of more than one READ
+constexpr int kMostReadsExpected = 16;
+constexpr std::size_t kOpenFiles = 64;  // descriptors kept for files of more than one READ
+constexpr std::uint64_t kHashedAside = 4U << 20;  // bytes; below it waiting is cheaper
 
 // Collisions among a million names are as likely as 1 in 10^7, and nothing but a name is hashed.
 std::uint64_t inode_number(std::string_view identity) {
@@ -51,10 +60,24 @@ std::string inode_identity(const View& view, const View::Node& node) {
   return group.empty() ? node.path : std::to_string(view.link_rank(node)) + "//" + group;
 }
 
-// The few descriptors of large blobs that are being read.
-class OpenBlobs {
+// A large file that is being read: live, or a blob.
+class OpenFile {
  public:
-  std::shared_ptr<Fd> find(std::uint64_t id) {
+  explicit OpenFile(LiveFile live) : file_(std::move(live)) {}
+  explicit OpenFile(Fd blob) : file_(std::move(blob)) {}
+  Result<std::size_t> read(char* bytes, std::size_t size, off_t offset) const {
+    if (const auto* live = std::get_if<LiveFile>(&file_)) return live->read(bytes, size, offset);
+    return store::read_at(std::get<Fd>(file_).get(), bytes, size, offset);
+  }
+
+ private:
+  std::variant<LiveFile, Fd> file_;
+};
+
+// The few of them whose descriptors are kept.
+class OpenFiles {
+ public:
+  std::shared_ptr<const OpenFile> find(std::uint64_t id) {
     const std::lock_guard lock(mutex_);
     for (auto it = items_.begin(); it != items_.end(); ++it) {
       if (it->first != id) continue;
@@ -63,15 +86,57 @@ class OpenBlobs {
     }
     return nullptr;
   }
-  void keep(std::uint64_t id, std::shared_ptr<Fd> fd) {
+  void keep(std::uint64_t id, std::shared_ptr<const OpenFile> file) {
     const std::lock_guard lock(mutex_);
-    items_.emplace_front(id, std::move(fd));
-    if (items_.size() > kOpenBlobs) items_.pop_back();
+    items_.emplace_front(id, std::move(file));
+    if (items_.size() > kOpenFiles) items_.pop_back();
   }
 
  private:
   std::mutex mutex_;
-  std::list<std::pair<std::uint64_t, std::shared_ptr<Fd>>> items_;
+  std::list<std::pair<std::uint64_t, std::shared_ptr<const OpenFile>>> items_;
+};
+
+// One thread beside those that serve: does tasks in their order, all of them before `finish`
+// returns.
+class Aside {
+ public:
+  using Task = std::function<void()>;
+  ~Aside() { finish(); }
+  void add(Task task) {
+    const std::lock_guard lock(mutex_);
+    tasks_.push_back(std::move(task));
+    if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
+    changed_.notify_one();
+  }
+  void finish() {
+    {
+      const std::lock_guard lock(mutex_);
+      finished_ = true;
+      changed_.notify_one();
+    }
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  void work() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      changed_.wait(lock, [this] { return finished_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
+      const Task task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      task();
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;  // guards tasks_ and finished_; thread_ is set under it
+  std::condition_variable changed_;
+  std::list<Task> tasks_;
+  bool finished_ = false;
+  std::thread thread_;
 };
 
 struct DestroySession {
@@ -82,8 +147,16 @@ void ignore_signal(int) {}
 
 class FuseSession final : public Session {
  public:
-  FuseSession(const View& view, store::Store& store, Watcher watcher, LookupProfile profile)
-      : view_(view), store_(store), watcher_(std::move(watcher)), profile_(std::move(profile)) {}
+  FuseSession(const View& view, store::Store& store, Watcher watcher, LookupProfile profile,
+              PassthroughMode passthrough = PassthroughMode::kOff,
+              std::stop_source abandon = never_abandoned())
+      : view_(view),
+        store_(store),
+        watcher_(std::move(watcher)),
+        profile_(std::move(profile)),
+        mode_(passthrough),
+        passthrough_(passthrough),
+        abandon_(std::move(abandon)) {}
   ~FuseSession() override { stop(); }
 
   Status mount(const std::string& mount_point);
@@ -102,6 +175,7 @@ class FuseSession final : public Session {
   void lookup(fuse_req_t req, fuse_ino_t parent, const char* name);
   void getattr(fuse_req_t req, fuse_ino_t ino);
   void readlink(fuse_req_t req, fuse_ino_t ino);
+  void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info);
   void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset);
   void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info);
   void readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset);
@@ -111,6 +185,8 @@ class FuseSession final : public Session {
   void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size);
   void statfs(fuse_req_t req);
 
+  Passthrough& passthrough() { return passthrough_; }
+
  private:
   using Id = NodeTable::Id;
   static Id id_of(fuse_ino_t ino) { return ino > UINT32_MAX ? 0 : static_cast<Id>(ino); }
@@ -118,10 +194,15 @@ class FuseSession final : public Session {
   Result<Digest> content(Id id, const View::Node& node);
   Result<std::shared_ptr<const PackedListing>> listing(Id id);
   Status small_content(Id id, const View::Node& node, std::string& bytes);
-  Result<std::shared_ptr<Fd>> open_content(Id id, const View::Node& node);
+  Result<std::shared_ptr<const OpenFile>> open_large(Id id, const View::Node& node);
+  Result<Fd> open_blob(Id id, const View::Node& node);
+  Status hash_live(Id id, const View::Node& node);
   void read_small(fuse_req_t req, Id id, const View::Node& node, std::size_t size,
                   std::size_t offset);
   Observation observation_of(Id id, const std::optional<View::Node>& node);
+  void read_ahead(Id id);
+  Status meet_xattrs(Id id);
+  bool denies_xattrs();
   void watch(Id id);
   int note_failure(const std::string& path, const Error& error);
   struct stat attributes(const View::Node& node) const;
@@ -130,15 +211,23 @@ class FuseSession final : public Session {
   void reply_listing(fuse_req_t req, Id id, std::size_t size, off_t offset, Add add);
   Status create_session();
   void start_threads();
+  int receive(fuse_buf& buffer, bool kept_turn);
   void serve();
   void note_end();
+  Status settle_passthrough(const std::string& mount_point, PassthroughMode mode);
 
   const View& view_;
   store::Store& store_;
   Watcher watcher_;
   const LookupProfile profile_;
+  const PassthroughMode mode_;
+  Passthrough passthrough_;
+  std::stop_source abandon_;
   std::optional<NodeTable> nodes_;  // from mount on
-  OpenBlobs open_blobs_;
+  OpenFiles open_files_;
+  Aside aside_;  // hashes large files
+  std::atomic<bool> met_xattrs_{false};
+  std::atomic<bool> denied_xattrs_{false};  // or about to be
   std::mutex failure_mutex_;
   std::optional<SessionFailure> failure_;
 
@@ -149,6 +238,8 @@ class FuseSession final : public Session {
   std::atomic<bool> stopping_{false};
   std::atomic<unsigned> running_{0};  // server threads
   Turns turns_;
+  std::atomic<int> reads_expected_{0};  // grows with each small READ, shrinks with each LOOKUP
+  RequestWait request_wait_;            // of the thread whose turn it is
   std::mutex ended_mutex_;
   std::condition_variable_any ended_;  // one of them has ended
   RequestCounts counts_;               // of those that have ended; guarded by ended_mutex_
@@ -167,25 +258,48 @@ Result<NodeTable::Id> FuseSession::child(Id parent, std::string_view name) {
     parent = 0;
     name = group;
   }
+  const bool has_xattrs = found && !found->entry.xattrs.empty();
   HM_ASSIGN(const auto inserted, nodes_->insert(parent, name, std::move(found)));
   const auto [id, fresh] = inserted;
-  if (fresh) watch(id);
+  if (fresh) {
+    watch(id);
+    if (has_xattrs) HM_TRY(meet_xattrs(id));
+  }
   return id;
+}
+
+// The kernel may have been told that there are none: it then does not ask for these.
+Status FuseSession::meet_xattrs(Id id) {
+  met_xattrs_ = true;
+  if (!denied_xattrs_ || !view_.may_have_xattrs()) return {};
+  {
+    const std::lock_guard lock(failure_mutex_);
+    failure_ = SessionFailure{SessionFailure::Kind::kAttributes, "/" + nodes_->path(id),
+                              "it has extended attributes"};
+  }
+  abandon_.request_stop();
+  return fail(system_error(nodes_->path(id), EIO));
+}
+
+// True: whoever asks is told that there are no extended attributes, and the kernel stops asking.
+bool FuseSession::denies_xattrs() {
+  if (!view_.may_have_xattrs()) return true;
+  if (!profile_.expects_no_xattrs()) return false;
+  denied_xattrs_ = true;  // before the other one is read: meet_xattrs has it the other way round
+  return !met_xattrs_;
 }
 
 Result<Digest> FuseSession::content(Id id, const View::Node& node) {
   if (const auto known = nodes_->content(id)) return *known;
-  turns_.pass();  // a whole file is hashed, and perhaps copied
-  // What read_small serves later is checked against the digest: it needs no copy.
-  const bool live = view_.is_small_live(node);
-  HM_ASSIGN(const Digest digest, live ? view_.digest(node) : view_.capture(node));
+  turns_.pass();  // a whole file is hashed
+  HM_ASSIGN(const Digest digest, view_.digest(node));
   if (nodes_->set_content(id, digest)) watch(id);
   return digest;  // the view pins it: that of another thread is the same
 }
 
 // What is hashed is what is served: the file is read once.
 Status FuseSession::small_content(Id id, const View::Node& node, std::string& bytes) {
-  HM_ASSIGN(const Digest digest, view_.read_small(node, bytes));
+  HM_ASSIGN(const Digest digest, view_.read_small(node, store_.blobs(), bytes));
   if (nodes_->set_content(id, digest)) watch(id);
   return {};
 }
@@ -200,13 +314,45 @@ Result<std::shared_ptr<const PackedListing>> FuseSession::listing(Id id) {
   return nodes_->listing(id);
 }
 
-Result<std::shared_ptr<Fd>> FuseSession::open_content(Id id, const View::Node& node) {
-  HM_ASSIGN(const Digest digest, content(id, node));
-  if (auto open = open_blobs_.find(id)) return open;
-  HM_ASSIGN(Fd fd, store_.blobs().open_blob(digest, node.entry.size));
-  auto shared = std::make_shared<Fd>(std::move(fd));
-  if (node.entry.size > kSmallFile) open_blobs_.keep(id, shared);
-  return shared;
+Result<std::shared_ptr<const OpenFile>> FuseSession::open_large(Id id, const View::Node& node) {
+  if (auto open = open_files_.find(id)) return open;
+  turns_.pass();
+  HM_ASSIGN(auto live, view_.open_resting(node));
+  std::shared_ptr<const OpenFile> open;
+  if (live) {
+    HM_TRY(hash_live(id, node));
+    open = std::make_shared<const OpenFile>(std::move(*live));
+  } else {
+    HM_ASSIGN(Fd blob, open_blob(id, node));
+    open = std::make_shared<const OpenFile>(std::move(blob));
+  }
+  open_files_.keep(id, open);
+  return open;
+}
+
+// A live file is in the store afterwards.
+Result<Fd> FuseSession::open_blob(Id id, const View::Node& node) {
+  HM_ASSIGN(const Digest digest, view_.capture(node));
+  if (nodes_->set_content(id, digest)) watch(id);
+  if (node.entry.size < kHashedAside) return store_.blobs().open_blob(digest, node.entry.size);
+  aside_.add([this, digest, node] {
+    const auto right = store_.blobs().open_blob(digest, node.entry.size);
+    if (!right) note_failure(node.path, right.error());
+  });
+  return store_.blobs().open_unverified(digest, node.entry.size);
+}
+
+// What is served meanwhile is what is hashed, or one of both finds that the file has changed.
+Status FuseSession::hash_live(Id id, const View::Node& node) {
+  if (nodes_->content(id)) return {};
+  if (node.entry.size < kHashedAside) {
+    HM_TRY(content(id, node));
+    return {};
+  }
+  aside_.add([this, id, node] {
+    if (const auto digest = content(id, node); !digest) note_failure(node.path, digest.error());
+  });
+  return {};
 }
 
 Observation FuseSession::observation_of(Id id, const std::optional<View::Node>& node) {
@@ -336,6 +482,16 @@ void FuseSession::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
   }
   const fuse_entry_param entry = entry_of(*id);
   fuse_reply_entry(req, &entry);
+  if (S_ISREG(entry.attr.st_mode)) read_ahead(*id);
+}
+
+// While files come from a disk and most of those that are looked up are read, too: the disk works
+// while the client gets from the lookup to the read.
+void FuseSession::read_ahead(Id id) {
+  reads_expected_ = std::max(reads_expected_ - 1, 0);
+  if (reads_expected_ < kMostReadsExpected / 2 || !turns_.waits_for_disk()) return;
+  const auto node = nodes_->node(id);
+  if (node && node->entry.size <= kSmallFile) view_.read_ahead(*node, store_.blobs());
 }
 
 void FuseSession::getattr(fuse_req_t req, fuse_ino_t ino) {
@@ -357,6 +513,37 @@ void FuseSession::readlink(fuse_req_t req, fuse_ino_t ino) {
   fuse_reply_readlink(req, node->entry.target.c_str());
 }
 
+// Without passthrough there is no OPEN: the kernel asks once, and READ is the observation.
+void FuseSession::open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info) {
+  if (!passthrough_.answers_open()) {
+    fuse_reply_err(req, ENOSYS);
+    return;
+  }
+  const Id id = id_of(ino);
+  const auto node = nodes_->node(id);
+  if (!node || node->entry.kind != EntryKind::kFile) {
+    fuse_reply_err(req, EINVAL);
+    return;
+  }
+  info->keep_cache = 1;
+  if (node->entry.size < Passthrough::kFromSize) {
+    fuse_reply_open(req, info);
+    return;
+  }
+  const auto blob = open_blob(id, *node);
+  if (!blob) {
+    fuse_reply_err(req, note_failure(node->path, blob.error()));
+    return;
+  }
+  const auto backing = passthrough_.backing(id, fuse_session_fd(session_.get()), *blob);
+  if (!backing) {
+    fuse_reply_open(req, info);
+    return;
+  }
+  const std::vector<char> answer = passthrough_open_answer(*backing);
+  fuse_reply_buf(req, answer.data(), answer.size());
+}
+
 void FuseSession::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset) {
   const Id id = id_of(ino);
   const auto node = nodes_->node(id);
@@ -368,37 +555,30 @@ void FuseSession::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t o
     fuse_reply_buf(req, nullptr, 0);
     return;
   }
-  if (view_.is_small_live(*node)) {
+  if (node->entry.size <= kSmallFile) {
+    reads_expected_ = std::min(reads_expected_ + 2, kMostReadsExpected);
     read_small(req, id, *node, size, static_cast<std::size_t>(offset));
     return;
   }
-  const auto fd = open_content(id, *node);
-  if (!fd) {
-    fuse_reply_err(req, note_failure(node->path, fd.error()));
+  const auto file = open_large(id, *node);
+  if (!file) {
+    fuse_reply_err(req, note_failure(node->path, file.error()));
     return;
   }
   thread_local std::vector<char> buffer;
   buffer.resize(std::max(buffer.size(), size));
-  std::size_t got = 0;
-  while (got < size) {
-    const ssize_t n =
-        ::pread((*fd)->get(), buffer.data() + got, size - got, offset + static_cast<off_t>(got));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) {
-      fuse_reply_err(req, note_failure(node->path, system_error("blob")));
-      return;
-    }
-    if (n == 0) break;
-    got += static_cast<std::size_t>(n);
+  const auto got = (*file)->read(buffer.data(), size, offset);
+  if (!got) {
+    fuse_reply_err(req, note_failure(node->path, got.error()));
+    return;
   }
   // The kernel would show zeros for what is missing.
-  if (got < size && static_cast<std::uint64_t>(offset) + got < node->entry.size) {
-    const Error cut{ErrorCode::kCorrupt, 0,
-                    "blob " + nodes_->content(id)->hex() + " was cut short"};
+  if (*got < size && static_cast<std::uint64_t>(offset) + *got < node->entry.size) {
+    const Error cut{ErrorCode::kCorrupt, 0, "its copy in the store was cut short"};
     fuse_reply_err(req, note_failure(node->path, cut));
     return;
   }
-  fuse_reply_buf(req, buffer.data(), got);
+  fuse_reply_buf(req, buffer.data(), *got);
 }
 
 void FuseSession::read_small(fuse_req_t req, Id id, const View::Node& node, std::size_t size,
@@ -512,7 +692,7 @@ bool has_known_namespace(std::string_view name) {
 // The shortcut of a view without attributes must not show: there the kernel says of every file
 // what is said here of a file without any. Only "no access control list" stays what it is.
 void FuseSession::getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std::size_t size) {
-  if (!view_.may_have_xattrs()) {
+  if (denies_xattrs()) {
     fuse_reply_err(req, ENOSYS);  // the kernel stops asking
     return;
   }
@@ -532,7 +712,7 @@ void FuseSession::getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std
 }
 
 void FuseSession::listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size) {
-  if (!view_.may_have_xattrs()) {
+  if (denies_xattrs()) {
     fuse_reply_err(req, ENOSYS);
     return;
   }
@@ -589,8 +769,8 @@ fuse_lowlevel_ops make_operations() {
     self(req).getattr(req, ino);
   };
   ops.readlink = [](fuse_req_t req, fuse_ino_t ino) noexcept { self(req).readlink(req, ino); };
-  ops.open = [](fuse_req_t req, fuse_ino_t, fuse_file_info*) noexcept {
-    fuse_reply_err(req, ENOSYS);
+  ops.open = [](fuse_req_t req, fuse_ino_t ino, fuse_file_info* info) noexcept {
+    self(req).open(req, ino, info);
   };
   ops.read = [](fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset,
                 fuse_file_info*) noexcept { self(req).read(req, ino, size, offset); };
@@ -614,15 +794,49 @@ fuse_lowlevel_ops make_operations() {
   return ops;
 }
 
+// libfuse's reads and writes, for what Passthrough has to see of them.
+constexpr fuse_custom_io kPassthroughIo = {
+    [](int fd, iovec* parts, int count, void* session) noexcept {
+      static_cast<FuseSession*>(session)->passthrough().amend_answer(parts, count);
+      return ::writev(fd, parts, count);
+    },
+    [](int fd, void* buffer, std::size_t size, void* session) noexcept {
+      const ssize_t got = ::read(fd, buffer, size);
+      if (got > 0) {
+        static_cast<FuseSession*>(session)->passthrough().see_request(
+            buffer, static_cast<std::size_t>(got));
+      }
+      return got;
+    },
+    nullptr,
+    nullptr,
+};
+
 // --- life of the mount ------------------------------------------------------------------------
+
+// As fuse_session_receive_buf, on a device that does not block.
+int FuseSession::receive(fuse_buf& buffer, bool kept_turn) {
+  request_wait_.begin();
+  for (bool first = true;; first = false) {
+    const int size = fuse_session_receive_buf(session_.get(), &buffer);
+    if (size != -EAGAIN) {
+      request_wait_.end();
+      if (first && kept_turn) turns_.found_waiting();
+      return size;
+    }
+    if (request_wait_.watch()) continue;
+    pollfd wait{fuse_session_fd(session_.get()), POLLIN, 0};
+    if (::poll(&wait, 1, -1) < 0 && errno == EINTR) return -EINTR;
+  }
+}
 
 void FuseSession::serve() {
   fuse_buf buffer{};
   RequestCounts counts;
   while (true) {
-    turns_.take();
+    const bool kept_turn = turns_.take();
     if (fuse_session_exited(session_.get())) break;
-    const int size = fuse_session_receive_buf(session_.get(), &buffer);
+    const int size = receive(buffer, kept_turn);
     if (size == -EINTR) continue;
     if (size <= 0) break;
     counts.count(buffer.mem, static_cast<std::size_t>(size));
@@ -671,8 +885,34 @@ void FuseSession::start_threads() {
   for (unsigned i = 0; i < kServerThreads; ++i) threads_.emplace_back([this] { serve(); });
 }
 
+// A new mount reads 128 KiB ahead, which is a request for every piece of a program that is mapped;
+// only root may change it. STATX_DONT_SYNC: it is nobody's observation.
+void widen_readahead(const std::string& mount_point) {
+  struct statx st {};
+  if (::statx(AT_FDCWD, mount_point.c_str(), AT_STATX_DONT_SYNC, 0, &st) != 0) return;
+  const std::string path = "/sys/class/bdi/" + std::to_string(st.stx_dev_major) + ":" +
+                           std::to_string(st.stx_dev_minor) + "/read_ahead_kb";
+  const auto file = open_file(path, O_WRONLY);
+  if (file) (void)write_all(file->get(), std::to_string(kMaxTransfer >> 10));
+}
+
+// What a mount can't have it does without, unless it is required.
+Status FuseSession::settle_passthrough(const std::string& mount_point, PassthroughMode mode) {
+  if (mode == PassthroughMode::kOff) return {};
+  struct statvfs st {};
+  ::statvfs(mount_point.c_str(), &st);  // answered after INIT
+  const std::string path = store_.scratch().fresh("passthrough");
+  HM_ASSIGN(const Fd file, open_file(path, O_RDWR | O_CREAT | O_EXCL));
+  ::unlink(path.c_str());
+  const Status settled = passthrough_.settle(fuse_session_fd(session_.get()), file);
+  if (mode == PassthroughMode::kRequire) return settled;
+  if (!settled) spdlog::info("{}", settled.error().message);
+  return {};
+}
+
 Status FuseSession::mount(const std::string& mount_point) {
   HM_ASSIGN(View::Node root, view_.root());
+  met_xattrs_ = !root.entry.xattrs.empty();
   nodes_.emplace(std::move(root));
 
   Fd device = open_file("/dev/fuse", O_RDWR).value_or(Fd());
@@ -698,12 +938,20 @@ Status FuseSession::mount(const std::string& mount_point) {
     return fail(ErrorCode::kRefused,
                 "cannot mount the FUSE filesystem on " + mount_point + ": " + std::strerror(errno));
   }
+  if (passthrough_.answers_open() && fuse_session_custom_io(session_.get(), &kPassthroughIo,
+                                                            fuse_session_fd(session_.get())) != 0) {
+    return fail(ErrorCode::kIo, "cannot watch a FUSE session");
+  }
+  const int fd = fuse_session_fd(session_.get());
+  if (::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK) != 0) return fail_errno("/dev/fuse");
   start_threads();
-  return {};
+  widen_readahead(mount_point);
+  return settle_passthrough(mount_point, mode_);
 }
 
 Status FuseSession::relay(Fd stream, const RelayLimits& limits) {
   HM_ASSIGN(View::Node root, view_.root());
+  met_xattrs_ = !root.entry.xattrs.empty();
   nodes_.emplace(std::move(root), limits.names);
   HM_TRY(create_session());
   relay_ = std::make_unique<RelayChannel>(stream.get(), limits.patience);
@@ -737,6 +985,7 @@ void FuseSession::stop() {
   }
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
+  aside_.finish();  // a trace is whole only with every digest
   spdlog::debug("fuse requests: {}", counts_.text());
   session_.reset();  // closes the device: what is still mounted anywhere answers ENOTCONN
 }
@@ -750,8 +999,10 @@ void FuseSession::wait(const std::stop_token& stop) {
 
 Result<std::unique_ptr<Session>> Session::start(const View& view, store::Store& store,
                                                 const std::string& mount_point, Watcher watcher,
-                                                LookupProfile profile) {
-  auto session = std::make_unique<FuseSession>(view, store, std::move(watcher), std::move(profile));
+                                                LookupProfile profile, PassthroughMode passthrough,
+                                                std::stop_source abandon) {
+  auto session = std::make_unique<FuseSession>(view, store, std::move(watcher), std::move(profile),
+                                               passthrough, std::move(abandon));
   HM_TRY(session->mount(mount_point));
   return std::unique_ptr<Session>(std::move(session));
 }

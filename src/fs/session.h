@@ -2,7 +2,8 @@
 //
 // One session per attempt of a step: its mount is fresh, so the kernel's caches hold nothing and
 // the first access to anything reaches us. Everything is answered with infinite timeouts; repeats
-// cost nothing. OPEN is answered ENOSYS once, then the first READ is the content observation.
+// cost nothing. OPEN is answered ENOSYS once, then the first READ is the content observation; with
+// passthrough the OPEN of a large file is.
 // Directories whose entries the last execution looked up are served by READDIRPLUS (LookupProfile).
 // One nodeid per path, always: two hard-linked names under one nodeid would share a page cache and
 // hide the second read. Node ids are numbers of ours, never pointers.
@@ -25,6 +26,7 @@
 #include <vector>
 
 #include "fs/lookup_profile.h"
+#include "fs/passthrough.h"
 #include "fs/seen_times.h"
 #include "fs/trace.h"
 #include "fs/view.h"
@@ -38,6 +40,7 @@ struct SessionFailure {
     kMoved,       // a live path changed while it was being captured
     kStore,       // a blob of a layer is missing or corrupt
     kGuest,       // a relay's guest broke the protocol; nothing that it did is to be believed
+    kAttributes,  // the profile expected no extended attributes, but `path` has some
   };
   Kind kind = Kind::kIncomplete;
   std::string path;  // as the step names it, with a leading slash
@@ -57,10 +60,13 @@ class Session {
   using Watcher = std::function<void(const Observation&)>;
 
   // Mounts at `mount_point` (an empty directory) and starts serving. `view` and `store` must
-  // outlive the session.
+  // outlive the session. `abandon` is requested to stop on a failure of kind kAttributes: the step
+  // has to start over. kRefused when passthrough is required and can't be had.
   static Result<std::unique_ptr<Session>> start(const View& view, store::Store& store,
                                                 const std::string& mount_point, Watcher watcher,
-                                                LookupProfile profile = {});
+                                                LookupProfile profile = {},
+                                                PassthroughMode passthrough = PassthroughMode::kOff,
+                                                std::stop_source abandon = never_abandoned());
   // Serves the kernel at the other end of `stream`, a socket whose peer is a virtual machine's
   // port, until the peer closes it or `stop` is called. Nothing from there is trusted: a message
   // that no kernel sends ends the session with kGuest. A peer that closes before `stop`, without
@@ -70,6 +76,7 @@ class Session {
                                                       LookupProfile profile = {},
                                                       RelayLimits limits = {});
   virtual ~Session() = default;
+  static std::stop_source never_abandoned() { return std::stop_source(std::nostopstate); }
 
   // Unmounts, or shuts the stream down, and ends the server threads; later calls do nothing.
   virtual void stop() = 0;

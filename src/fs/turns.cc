@@ -8,9 +8,9 @@ namespace hm::fs {
 
 namespace {
 
-constexpr std::int64_t kQuickNs = 60'000;           // no disk was waited for
-constexpr std::int64_t kLongNs = 5'000'000;         // longer than most preemptions
-constexpr std::int64_t kSlowPhaseNs = 100'000'000;  // after each slow answer
+constexpr std::int64_t kQuickNs = 60'000;       // no disk was waited for
+constexpr std::int64_t kLongNs = 5'000'000;     // longer than most preemptions
+constexpr std::int64_t kPhaseNs = 100'000'000;  // after each slow answer, and each queue
 
 std::int64_t monotonic_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -31,12 +31,13 @@ thread_local long known_disk_reads = 0;
 
 }  // namespace
 
-void Turns::take() {
-  if (holder_ == std::this_thread::get_id()) return;
+bool Turns::take() {
+  if (holder_ == std::this_thread::get_id()) return true;
   std::unique_lock lock(mutex_);
   passed_.wait(lock, [this] { return !taken_; });
   taken_ = true;
   holder_ = std::this_thread::get_id();
+  return false;
 }
 
 void Turns::pass() {
@@ -49,10 +50,14 @@ void Turns::pass() {
   passed_.notify_one();
 }
 
+void Turns::found_waiting() { crowded_until_ns_ = monotonic_ns() + kPhaseNs; }
+
 void Turns::begin_answer() {
   answer_began_ns = monotonic_ns();
-  if (answer_began_ns < slow_until_ns_) pass();
+  if (answer_began_ns < slow_until_ns_ && answer_began_ns < crowded_until_ns_) pass();
 }
+
+bool Turns::waits_for_disk() const { return monotonic_ns() < slow_until_ns_; }
 
 void Turns::end_answer() {
   const std::int64_t now = monotonic_ns();
@@ -60,7 +65,7 @@ void Turns::end_answer() {
   if (took < kQuickNs) return;
   const long reads = disk_reads();
   // A thread that lost its processor for a while is as slow, but another would not be faster.
-  if (reads > known_disk_reads || took > kLongNs) slow_until_ns_ = now + kSlowPhaseNs;
+  if (reads > known_disk_reads || took > kLongNs) slow_until_ns_ = now + kPhaseNs;
   known_disk_reads = reads;
 }
 

@@ -3,7 +3,8 @@
 // With several threads blocked in read(2) the kernel wakes them in turn, each the one that has
 // slept longest, mostly on a processor that slept too: that doubled a round trip. So one thread
 // reads and answers as long as answers come at once. It passes the turn on before it does something
-// long, and for a while before every answer when answers have been waiting for a disk.
+// long, and for a while before every answer when answers have been waiting for a disk and requests
+// for answers: of a single client nobody would read a request meanwhile.
 //
 // Thread-safe: every thread of the server takes, answers and takes again.
 #pragma once
@@ -17,20 +18,25 @@ namespace hm::fs {
 
 class Turns {
  public:
-  // Blocks until the turn is this thread's; at once if it still is.
-  void take();
+  // Blocks until the turn is this thread's; at once if it still is (true).
+  bool take();
   // Lets another thread read; nothing if the turn is not this thread's.
   void pass();
+  // A request was there already when this thread, which had kept the turn, looked for one.
+  void found_waiting();
   // Around each answer.
   void begin_answer();
   void end_answer();
+  // Whether answers have been waiting for a disk lately.
+  bool waits_for_disk() const;
 
  private:
   std::mutex mutex_;  // guards taken_
   std::condition_variable passed_;
   bool taken_ = false;
   std::atomic<std::thread::id> holder_{};
-  std::atomic<std::int64_t> slow_until_ns_{0};  // on CLOCK_MONOTONIC
+  std::atomic<std::int64_t> slow_until_ns_{0};     // on CLOCK_MONOTONIC
+  std::atomic<std::int64_t> crowded_until_ns_{0};  // likewise
 };
 
 }  // namespace hm::fs

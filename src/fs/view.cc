@@ -243,16 +243,33 @@ Result<Digest> View::capture(const Node& file) const {
   return digest(file);
 }
 
-bool View::is_small_live(const Node& file) const {
-  return (file.base_ == Base::kImage || file.base_ == Base::kWorkspace) &&
-         file.entry.kind == EntryKind::kFile && file.entry.size <= kSmallFile;
-}
-
-Result<Digest> View::read_small(const Node& file, std::string& bytes) const {
+Result<Digest> View::read_small(const Node& file, const store::BlobStore& blobs,
+                                std::string& bytes) const {
   if (file.base_ == Base::kWorkspace) {
     return base_.workspace->read_small(workspace_path(file.path), bytes);
   }
-  return base_.image->read_small(file.path, bytes);
+  if (file.base_ == Base::kImage) return base_.image->read_small(file.path, bytes);
+  HM_ASSIGN(const Digest content, digest(file));
+  HM_TRY(blobs.read_whole(content, file.entry.size, bytes));
+  return content;
+}
+
+Result<std::optional<LiveFile>> View::open_resting(const Node& file) const {
+  if (file.base_ == Base::kWorkspace) {
+    return base_.workspace->open_resting(workspace_path(file.path));
+  }
+  if (file.base_ == Base::kImage) return base_.image->open_resting(file.path);
+  return std::optional<LiveFile>{};
+}
+
+void View::read_ahead(const Node& file, const store::BlobStore& blobs) const {
+  if (file.base_ == Base::kWorkspace) {
+    base_.workspace->read_ahead(workspace_path(file.path));
+  } else if (file.base_ == Base::kImage) {
+    base_.image->read_ahead(file.path);
+  } else if (const auto content = digest(file)) {
+    blobs.read_ahead(*content);
+  }
 }
 
 View::LivePaths View::live_paths(std::span<const std::string_view> paths) const {

@@ -79,9 +79,14 @@ class View {
   // Digest of a file's bytes; `capture` also makes sure that the store has them.
   Result<Digest> digest(const Node& file) const;
   Result<Digest> capture(const Node& file) const;
-  // Whether read_small has the bytes of this file: of a live source, and at most kSmallFile.
-  bool is_small_live(const Node& file) const;
-  Result<Digest> read_small(const Node& file, std::string& bytes) const;  // LiveSource::read_small
+  // The bytes of a file of at most kSmallFile, and their digest: of a live file as in
+  // LiveSource::read_small, of any other from `blobs`.
+  Result<Digest> read_small(const Node& file, const store::BlobStore& blobs,
+                            std::string& bytes) const;
+  // LiveSource::open_resting; nullopt of what is not live, too.
+  Result<std::optional<LiveFile>> open_resting(const Node& file) const;
+  // Has the kernel begin to read what read_small will.
+  void read_ahead(const Node& file, const store::BlobStore& blobs) const;
 
   // The first of these paths that has changed since this run pinned it (LiveSource::first_moved).
   Result<std::optional<std::string>> first_moved(std::span<const std::string_view> paths) const;

@@ -64,7 +64,8 @@ class Backend {
                                 const std::stop_token& stop) = 0;
 };
 
-Result<std::unique_ptr<Backend>> make_namespace_backend(store::Store& store);
+Result<std::unique_ptr<Backend>> make_namespace_backend(store::Store& store,
+                                                        fs::PassthroughMode passthrough);
 
 // Observes the paths and globs of `on_change` below /workspace; returns one warning for each
 // literal path that is missing. Globs: `*`, `?`, `[…]` within a name, `**` for any number of

@@ -47,8 +47,8 @@ std::int64_t start_after(const fs::View& view) {
 
 class NamespaceBackend final : public Backend {
  public:
-  NamespaceBackend(store::Store& store, std::string bubblewrap)
-      : store_(store), bubblewrap_(std::move(bubblewrap)) {}
+  NamespaceBackend(store::Store& store, std::string bubblewrap, fs::PassthroughMode passthrough)
+      : store_(store), bubblewrap_(std::move(bubblewrap)), passthrough_(passthrough) {}
 
   Status check() override {
     const std::lock_guard lock(check_mutex_);
@@ -84,7 +84,7 @@ class NamespaceBackend final : public Backend {
     }
     const fs::View view({}, {}, now_ns());
     HM_ASSIGN(const auto session,
-              fs::Session::start(view, store_, dir + "/lower", fs::Session::Watcher()));
+              fs::Session::start(view, store_, dir + "/lower", {}, {}, passthrough_));
     HM_ASSIGN(const fs::View::Node root, view.root());
     HM_ASSIGN(const fs::Overlay overlay, fs::Overlay::mount(dir + "/lower", dir, root.entry));
     return check_bubblewrap(bubblewrap_);
@@ -93,8 +93,10 @@ class NamespaceBackend final : public Backend {
   Result<Execution> run_in(const std::string& dir, const fs::View& view, const Command& command,
                            const Output& output, const std::stop_token& stop) {
     Execution execution;
-    HM_ASSIGN(const auto session, fs::Session::start(view, store_, dir + "/lower",
-                                                     fs::Session::Watcher(), command.profile));
+    std::stop_source abandon;
+    const std::stop_callback on_stop(stop, [&] { abandon.request_stop(); });
+    HM_ASSIGN(const auto session, fs::Session::start(view, store_, dir + "/lower", {},
+                                                     command.profile, passthrough_, abandon));
     auto prepared = prepare(*session, dir, view, command);
     if (!prepared) {
       execution.failure = session->failure();
@@ -111,7 +113,7 @@ class NamespaceBackend final : public Backend {
     const auto started = std::chrono::steady_clock::now();
     const std::optional<Cgroup> cgroup = cgroup_for(command.limits, execution.warnings);
     auto exit = run_sandboxed(bubblewrap_, overlay.root(), files, command,
-                              cgroup ? &*cgroup : nullptr, output, stop);
+                              cgroup ? &*cgroup : nullptr, output, abandon.get_token());
     overlay.unmount();
     session->stop();
     execution.failure = session->failure();
@@ -127,7 +129,7 @@ class NamespaceBackend final : public Backend {
     if (!exit) return fail(std::move(exit).error());
     execution.exit_code = exit->exit_code;
     execution.timed_out = exit->timed_out;
-    execution.cancelled = exit->cancelled;
+    execution.cancelled = exit->cancelled && stop.stop_requested();
     execution.over_memory = exit->over_memory;
     if (cgroup && cgroup->over_pids()) note_over_pids(*command.limits.pids, execution);
     const bool succeeded = exit->exit_code == 0 && !exit->timed_out && !exit->cancelled;
@@ -202,15 +204,18 @@ class NamespaceBackend final : public Backend {
 
   store::Store& store_;
   const std::string bubblewrap_;
+  const fs::PassthroughMode passthrough_;
   std::mutex check_mutex_;  // guards checked_
   std::optional<Status> checked_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Backend>> make_namespace_backend(store::Store& store) {
+Result<std::unique_ptr<Backend>> make_namespace_backend(store::Store& store,
+                                                        fs::PassthroughMode passthrough) {
   HM_ASSIGN(std::string bubblewrap, find_bubblewrap());
-  return std::unique_ptr<Backend>(std::make_unique<NamespaceBackend>(store, std::move(bubblewrap)));
+  return std::unique_ptr<Backend>(
+      std::make_unique<NamespaceBackend>(store, std::move(bubblewrap), passthrough));
 }
 
 }  // namespace hm::runner

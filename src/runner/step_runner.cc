@@ -120,14 +120,51 @@ Result<StepResult> StepRunner::adopt_hit(const StepJob& job, StaticKey key, Hit 
   return result;
 }
 
-// Of the newest path set; one that is not to be had only costs round trips.
+// Of the newest record, or else of the newest path set; one that is not to be had only costs round
+// trips.
 fs::LookupProfile StepRunner::profile_of(const StaticKey& key) {
   const auto path_sets = store_.path_sets(key.digest);
   if (!path_sets || path_sets->empty()) return {};
-  const auto blob = store_.blobs().read(path_sets->front());
-  if (!blob) return {};
-  const auto newest = fs::Trace::decode(*blob);
-  return newest ? fs::LookupProfile(*newest) : fs::LookupProfile();
+  const auto record = store_.newest(key.digest, path_sets->front());
+  for (const Digest& digest :
+       {record && *record ? (*record)->trace : path_sets->front(), path_sets->front()}) {
+    const auto blob = store_.blobs().read(digest);
+    if (!blob) continue;
+    if (const auto newest = fs::Trace::decode(*blob)) return fs::LookupProfile(*newest);
+  }
+  return {};
+}
+
+// Once more without what the profile got wrong of extended attributes, should it have.
+Result<Execution> StepRunner::run_command(const StepJob& job, const StaticKey& key,
+                                          const fs::View& view, StepLog& log,
+                                          const std::stop_token& stop) {
+  Command command = job.command;
+  command.profile = profile_of(key);
+  while (true) {
+    LineSplitter lines(
+        [&](Stream stream, std::string_view line) { events_.step_log(job.info, stream, line); });
+    Status log_status;
+    auto execution = backend_.run(
+        view, command,
+        [&](Stream stream, std::string_view bytes) {
+          events_.step_output(job.info, stream, bytes);
+          lines.add(stream, bytes);
+          if (log_status) log_status = log.append(stream, bytes);
+        },
+        stop);
+    lines.finish();
+    if (!execution) return execution;
+    HM_TRY(log_status);
+    const auto& failure = execution->failure;
+    const bool met_attributes = failure && failure->kind == fs::SessionFailure::Kind::kAttributes;
+    if (!met_attributes || stop.stop_requested()) return execution;
+    events_.note("step '" + job.info.key + "' starts over: " + fs::printable(failure->path) +
+                 " has extended attributes, which its last execution met none of");
+    events_.step_start(job.info);
+    command.profile.expect_xattrs();
+    HM_ASSIGN(log, StepLog::create(store_.scratch()));
+  }
 }
 
 Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, const Miss& miss,
@@ -137,22 +174,8 @@ Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, const 
   events_.step_cache_miss(job.info, miss.reason, miss.path, miss.change);
   events_.step_start(job.info);
   HM_ASSIGN(StepLog log, StepLog::create(store_.scratch()));
-  LineSplitter lines(
-      [&](Stream stream, std::string_view line) { events_.step_log(job.info, stream, line); });
-  Status log_status;
-  Command command = job.command;
-  command.profile = profile_of(key);
-  auto execution = backend_.run(
-      view, command,
-      [&](Stream stream, std::string_view bytes) {
-        events_.step_output(job.info, stream, bytes);
-        lines.add(stream, bytes);
-        if (log_status) log_status = log.append(stream, bytes);
-      },
-      stop);
-  lines.finish();
+  auto execution = run_command(job, key, view, log, stop);
   if (!execution) return fail(std::move(execution).error());
-  if (!log_status) return fail(std::move(log_status).error());
   for (const std::string& warning : execution->warnings) {
     events_.note("step '" + job.info.key + "': " + warning);
   }

@@ -17,6 +17,7 @@
 #include "runner/lookup.h"
 #include "runner/pipeline.h"
 #include "runner/sources.h"
+#include "runner/step_log.h"
 #include "store/store.h"
 
 namespace hm::runner {
@@ -74,6 +75,8 @@ class StepRunner {
                              const fs::View& view, Sources& sources, Fd flight,
                              const std::stop_token& stop);
   fs::LookupProfile profile_of(const StaticKey& key);
+  Result<Execution> run_command(const StepJob& job, const StaticKey& key, const fs::View& view,
+                                StepLog& log, const std::stop_token& stop);
   Result<StepResult> verify_hit(const StepJob& job, StaticKey key, Hit hit, const fs::View& view,
                                 Sources& sources, const std::stop_token& stop);
   Result<std::optional<StepResult>> setback(const Execution& execution, const StaticKey& key,

@@ -50,6 +50,26 @@ Result<Fd> open_blob_file(int dir_fd, const std::string& path) {
   return fd;
 }
 
+Result<std::size_t> read_at(int fd, char* bytes, std::size_t size, off_t offset) {
+  std::size_t got = 0;
+  while (got < size) {
+    const ssize_t n = ::pread(fd, bytes + got, size - got, offset + static_cast<off_t>(got));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno("read");
+    if (n == 0) break;
+    got += static_cast<std::size_t>(n);
+  }
+  return got;
+}
+
+Result<bool> read_exactly(int fd, std::string& bytes) {
+  const std::size_t size = bytes.size();
+  bytes.resize(size + 1);  // a byte more shows a file that has grown
+  HM_ASSIGN(const std::size_t got, read_at(fd, bytes.data(), size + 1, 0));
+  bytes.resize(size);
+  return got == size;
+}
+
 Result<BlobStore> BlobStore::open(const std::string& home, Scratch& scratch) {
   const std::string root = home + "/blobs";
   HM_TRY(make_directories(root, 0700));
@@ -194,13 +214,18 @@ Result<BlobInfo> BlobStore::adopt(const std::string& path) {
 }
 
 Result<Fd> BlobStore::open_blob(const Digest& digest, std::uint64_t expected_size) const {
+  HM_ASSIGN(Fd fd, open_unverified(digest, expected_size));
+  HM_TRY(check_bytes(digest, fd.get()));
+  return fd;
+}
+
+Result<Fd> BlobStore::open_unverified(const Digest& digest, std::uint64_t expected_size) const {
   HM_ASSIGN(Fd fd, open_blob_file(AT_FDCWD, path_of(digest)));
   struct stat st {};
   if (::fstat(fd.get(), &st) != 0) return fail_errno("fstat");
   if (static_cast<std::uint64_t>(st.st_size) != expected_size) {
     return fail(ErrorCode::kCorrupt, "blob " + digest.hex() + " has the wrong size");
   }
-  HM_TRY(check_bytes(digest, fd.get()));
   return fd;
 }
 
@@ -241,6 +266,22 @@ Result<std::string> BlobStore::read(const Digest& digest) const {
     return fail(ErrorCode::kCorrupt, "blob " + digest.hex() + " is corrupt");
   }
   return data;
+}
+
+Status BlobStore::read_whole(const Digest& digest, std::uint64_t expected_size,
+                             std::string& bytes) const {
+  HM_ASSIGN(const Fd fd, open_blob_file(AT_FDCWD, path_of(digest)));
+  bytes.resize(expected_size);
+  HM_ASSIGN(const bool whole, read_exactly(fd.get(), bytes));
+  if (!whole) return fail(ErrorCode::kCorrupt, "blob " + digest.hex() + " has the wrong size");
+  if (Digest::of(bytes) == digest) return {};
+  ::unlink(path_of(digest).c_str());
+  return fail(ErrorCode::kCorrupt, "blob " + digest.hex() + " is corrupt");
+}
+
+void BlobStore::read_ahead(const Digest& digest) const {
+  const auto fd = open_blob_file(AT_FDCWD, path_of(digest));
+  if (fd) ::posix_fadvise(fd->get(), 0, 0, POSIX_FADV_WILLNEED);
 }
 
 Result<std::uint64_t> BlobStore::verified_size(const Digest& digest) const {

@@ -45,6 +45,10 @@ Result<BlobInfo> hash_fd(int fd);
 // Opens what should be a blob, whatever was put in its place: never waits in a fifo, follows no
 // symbolic link. kNotFound; kCorrupt when it is not a regular file.
 Result<Fd> open_blob_file(int dir_fd, const std::string& path);
+// Reads `size` bytes, or as many as there are from `offset` on.
+Result<std::size_t> read_at(int fd, char* bytes, std::size_t size, off_t offset);
+// Reads the file from its begin into `bytes`: false when it does not have exactly their size.
+Result<bool> read_exactly(int fd, std::string& bytes);
 
 class BlobStore;
 
@@ -82,8 +86,14 @@ class BlobStore {
   // process, its bytes are not what the name says: served, they would be recorded under that name.
   // A corrupt blob is removed, so that the next one to put it is not told that it is there.
   Result<Fd> open_blob(const Digest& digest, std::uint64_t expected_size) const;
+  // The same before its bytes are known to be right: somebody has to call open_blob, too.
+  Result<Fd> open_unverified(const Digest& digest, std::uint64_t expected_size) const;
   // The whole blob, hashed again; kCorrupt when the bytes are not what the name says.
   Result<std::string> read(const Digest& digest) const;
+  // The same into `bytes`, with the errors of open_blob: for small blobs, read and hashed at once.
+  Status read_whole(const Digest& digest, std::uint64_t expected_size, std::string& bytes) const;
+  // Has the kernel begin to read a blob that is wanted soon; whatever hinders it shows then.
+  void read_ahead(const Digest& digest) const;
   // The same for a blob of any size, which is hashed without being held; at its start.
   Result<Fd> open_checked(const Digest& digest, std::uint64_t* size = nullptr) const;
   // Claims it first: what is there now stays while this process lives (claims.h).

@@ -49,6 +49,41 @@ TOML
   assert_log s 'alpha one' 'from the workspace' 'no host'
 }
 
+# Where the last execution met no extended attributes the kernel is told that there are none.
+test_attributes_that_are_met_later_are_seen() {
+  build_image
+  cp "$(command -v getfattr)" "$IMAGE/bin/" 2>/dev/null || skip 'needs getfattr (package attr)'
+  ldd "$IMAGE/bin/getfattr" | grep -o '/[^ ]*' | while read -r path; do
+    mkdir -p "$IMAGE$(dirname "$path")" && cp "$path" "$IMAGE$path"
+  done
+  echo x >"$IMAGE/marked"
+  setfattr -n user.mark -v seen "$IMAGE/marked" || skip 'no user attributes on this filesystem'
+  write which none
+  pipeline_toml <<TOML
+image = "$IMAGE"
+[[step]]
+key = "s"
+run = '''
+read which <which
+echo started
+test \$which = none || getfattr --absolute-names --only-values -n user.mark /\$which
+'''
+TOML
+  run_ok
+  assert_log s 'started'
+  write which marked
+  run_ok
+  assert_ran s
+  assert_log_has s 'seen'
+  grep -q 'starts over: /marked has extended attributes' "$OUT" "$ERR" || fail 'no word of it'
+  run_ok
+  assert_hit s
+  assert_log s 'started' 'seen'
+  write which none
+  run_ok
+  assert_hit s
+}
+
 test_tool_changed_runs_only_the_steps_that_ran_it() {
   build_image
   two_tool_steps

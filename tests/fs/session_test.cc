@@ -7,12 +7,15 @@
 #include <sys/mount.h>
 #include <sys/xattr.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <map>
 #include <mutex>
 #include <thread>
 
+#include "fs/file_age.h"
 #include "fuse_main.h"
 #include "test_support.h"
 
@@ -24,14 +27,17 @@ using namespace test;  // NOLINT: a test file
 // A session on a view, its mount point, and the observations as they were reported.
 class Mounted {
  public:
-  Mounted(Trees& trees, View view, LookupProfile profile = {})
+  Mounted(Trees& trees, View view, LookupProfile profile = {},
+          PassthroughMode passthrough = PassthroughMode::kOff,
+          const std::stop_source& abandon = Session::never_abandoned())
       : view_(std::move(view)), root_(trees.path("mnt")) {
     std::filesystem::create_directories(root_);
     const auto watcher = [this](const Observation& item) {
       const std::lock_guard lock(mutex_);
       watched_.push_back(std::string(to_string(item.kind)) + " " + item.path);
     };
-    session_ = must(Session::start(view_, trees.store(), root_, watcher, std::move(profile)));
+    session_ = must(Session::start(view_, trees.store(), root_, watcher, std::move(profile),
+                                   passthrough, abandon));
   }
   ~Mounted() { session_->stop(); }
   Mounted(const Mounted&) = delete;
@@ -355,6 +361,61 @@ TEST_F(SessionTest, Xattrs) {
   EXPECT_EQ(mounted.observations(), (Lines{"probe f", "probe plain"}));
 }
 
+// What the last execution saw: none of it had attributes.
+LookupProfile plain_profile() {
+  Trace trace;
+  trace.observations = {{"f", ObservationKind::kProbe, "file mode=644 owner=0:0 size=1"}};
+  return LookupProfile(trace);
+}
+
+LayerEntry file_with_xattr(const std::string& path) {
+  LayerEntry item = file_entry(path, "x");
+  item.entry.xattrs = {{"user.a", "value"}};
+  return item;
+}
+
+int getxattr_errno(const std::string& path, const char* name) {
+  char buffer[64];
+  return ::getxattr(path.c_str(), name, buffer, sizeof buffer) < 0 ? errno : 0;
+}
+
+TEST_F(SessionTest, ProfilesSayWhetherXattrsWereMet) {
+  EXPECT_TRUE(plain_profile().expects_no_xattrs());
+  EXPECT_FALSE(LookupProfile().expects_no_xattrs());
+  Trace trace;
+  trace.observations = {{"f", ObservationKind::kProbe, ""}};
+  EXPECT_FALSE(LookupProfile(trace).expects_no_xattrs()) << "a path set has no values";
+  trace.observations = {{"f", ObservationKind::kProbe, probe_text(file_with_xattr("f").entry)},
+                        {"g", ObservationKind::kProbe, "absent"}};
+  EXPECT_FALSE(LookupProfile(trace).expects_no_xattrs());
+}
+
+TEST_F(SessionTest, XattrsAgainstTheProfileAbandonTheStep) {
+  std::stop_source abandon;
+  Mounted mounted(trees_,
+                  trees_.view({view_layer({file_with_xattr("f"), file_entry("plain", "y")})}),
+                  plain_profile(), PassthroughMode::kOff, abandon);
+  EXPECT_EQ(getxattr_errno(mounted / "plain", "user.a"), EOPNOTSUPP);
+  EXPECT_FALSE(mounted.session().failure());
+  EXPECT_FALSE(abandon.stop_requested());
+  EXPECT_EQ(stat_errno(mounted / "f"), EIO) << "not one without its attributes";
+  EXPECT_TRUE(abandon.stop_requested());
+  const auto failure = mounted.session().failure();
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->kind, SessionFailure::Kind::kAttributes);
+  EXPECT_EQ(failure->path, "/f");
+}
+
+TEST_F(SessionTest, XattrsThatAreMetFirstAreServedInSpiteOfTheProfile) {
+  Mounted mounted(trees_,
+                  trees_.view({view_layer({file_with_xattr("f"), file_entry("plain", "y")})}),
+                  plain_profile());
+  EXPECT_EQ(getxattr_errno(mounted / "f", "user.a"), 0);
+  EXPECT_EQ(getxattr_errno(mounted / "plain", "user.a"), EOPNOTSUPP);
+  EXPECT_EQ(getxattr_errno(mounted / "f", "user.none"), ENODATA);
+  EXPECT_FALSE(mounted.session().failure());
+}
+
 // The kernel stops asking in a view without attributes. A file's answers must not tell.
 TEST_F(SessionTest, FilesWithoutXattrsAnswerAlikeInEveryView) {
   LayerEntry other = stored_file("other", "x");
@@ -591,6 +652,122 @@ TEST_F(SessionTest, BlobThatIsCutShortWhileReadIsAFailure) {
   const auto failure = mounted.session().failure();
   ASSERT_TRUE(failure);
   EXPECT_EQ(failure->kind, SessionFailure::Kind::kStore);
+}
+
+bool has_blob(Trees& trees, std::string_view text) {
+  return trees.store().blobs().size(Digest::of(text)).has_value();
+}
+
+// Files that have rested are served from where they are, others from a copy.
+TEST_F(SessionTest, LargeLiveFiles) {
+  std::string large(6'000'000, 'l');
+  std::string middle(400'000, 'm');
+  for (const char* name : {"large", "changed"}) write_file(trees_.image(name), large);
+  write_file(trees_.image("middle"), middle);
+  std::this_thread::sleep_for(std::chrono::nanoseconds(kTrustedAgeNs) + std::chrono::seconds(1));
+  const std::string young(500'000, 'y');
+  write_file(trees_.image("young"), young);
+  if (!must(trees_.image_source()->open_resting("large"))) {
+    GTEST_SKIP() << "stamps prove nothing on this filesystem (it takes ext4, xfs, btrfs or f2fs)";
+  }
+  {
+    Mounted mounted(trees_, trees_.view());
+    EXPECT_EQ(slurp(mounted / "large"), large);
+    EXPECT_EQ(slurp(mounted / "middle"), middle);
+    EXPECT_EQ(slurp(mounted / "young"), young);
+    EXPECT_EQ(mounted.observations(), (Lines{"content large", "content middle", "content young"}));
+    EXPECT_FALSE(mounted.session().failure());
+    const Trace trace = mounted.session().trace();
+    for (const auto& [path, text] : {std::pair("large", large), std::pair("middle", middle)}) {
+      const std::string wanted = " sha256=" + Digest::of(text).hex();
+      EXPECT_TRUE(std::any_of(trace.observations.begin(), trace.observations.end(),
+                              [&](const Observation& item) {
+                                return item.path == path && item.value.ends_with(wanted);
+                              }))
+          << path;
+      EXPECT_FALSE(has_blob(trees_, text)) << path << " was copied";
+    }
+    EXPECT_TRUE(has_blob(trees_, young));
+  }
+  Mounted mounted(trees_, trees_.view());
+  const Fd fd = must(open_file(mounted / "changed", O_RDONLY));
+  char byte = 0;
+  ASSERT_EQ(::pread(fd.get(), &byte, 1, 0), 1);
+  const Fd writer = must(open_file(trees_.image("changed"), O_WRONLY));
+  ASSERT_EQ(::pwrite(writer.get(), "X", 1, 5'000'000), 1);
+  EXPECT_EQ(::pread(fd.get(), &byte, 1, 5'000'000), -1) << "what was hashed is something else";
+  mounted.session().stop();
+  ASSERT_TRUE(mounted.session().failure());
+  EXPECT_EQ(mounted.session().failure()->kind, SessionFailure::Kind::kMoved);
+}
+
+// Why this machine can't pass reads through, or "".
+std::string no_passthrough(Trees& trees) {
+  const View view({}, {}, 0);
+  const std::string mnt = trees.path("probe");
+  std::filesystem::create_directories(mnt);
+  const auto session = Session::start(view, trees.store(), mnt, {}, {}, PassthroughMode::kRequire);
+  return session ? "" : session.error().message;
+}
+
+TEST_F(SessionTest, PassthroughReadsTheBlobItself) {
+  if (const std::string why = no_passthrough(trees_); !why.empty()) GTEST_SKIP() << why;
+  std::string text(3'000'000, 'p');
+  text.replace(2'000'000, 4, "here");
+  write_file(trees_.image("live"), text);
+  const std::string other(2'000'000, 'o');
+  Mounted mounted(trees_,
+                  trees_.view({view_layer({stored_file("stored", other), stored_file("s", "small"),
+                                           stored_file("t", "tiny")})}),
+                  {}, PassthroughMode::kRequire);
+  EXPECT_EQ(slurp(mounted / "live"), text);
+  const Fd first = must(open_file(mounted / "stored", O_RDONLY));
+  const Fd second = must(open_file(mounted / "stored", O_RDONLY));
+  EXPECT_EQ(slurp(mounted / "stored"), other);
+  EXPECT_EQ(slurp(mounted / "s"), "small");
+  must(open_file(mounted / "t", O_RDONLY));
+
+  // Nobody but the kernel could know what the blob says now.
+  const std::string hex = Digest::of(other).hex();
+  const std::string blob = trees_.path("store/blobs/" + hex.substr(0, 2) + "/" + hex);
+  must_be_zero(::chmod(blob.c_str(), 0600), "chmod");
+  const Fd behind = must(open_file(blob, O_WRONLY));
+  ASSERT_EQ(::pwrite(behind.get(), "X", 1, 1'500'000), 1);
+  for (const Fd* fd : {&first, &second}) {
+    char byte = 0;
+    ASSERT_EQ(::pread(fd->get(), &byte, 1, 1'500'000), 1);
+    EXPECT_EQ(byte, 'X');
+  }
+  void* map = ::mmap(nullptr, other.size(), PROT_READ, MAP_PRIVATE, first.get(), 0);
+  ASSERT_NE(map, MAP_FAILED);
+  EXPECT_EQ(static_cast<const char*>(map)[1'500'000], 'X');
+  ::munmap(map, other.size());
+  EXPECT_EQ(mounted.observations(),
+            (Lines{"content live", "content s", "content stored", "probe t"}))
+      << "the OPEN of a large file is its observation";
+}
+
+TEST_F(SessionTest, PassthroughOfAMissingBlobIsAFailureOfTheStore) {
+  if (const std::string why = no_passthrough(trees_); !why.empty()) GTEST_SKIP() << why;
+  LayerEntry item = file_entry("gone", std::string(2'000'000, 'g'));
+  Mounted mounted(trees_, trees_.view({view_layer({item})}), {}, PassthroughMode::kAuto);
+  EXPECT_FALSE(read_file(mounted / "gone"));
+  ASSERT_TRUE(mounted.session().failure());
+  EXPECT_EQ(mounted.session().failure()->kind, SessionFailure::Kind::kStore);
+}
+
+TEST(Passthrough, IsOffUntilItIsSettled) {
+  Passthrough off(PassthroughMode::kOff);
+  EXPECT_FALSE(off.answers_open());
+  Passthrough wanted(PassthroughMode::kAuto);
+  EXPECT_TRUE(wanted.answers_open());
+  const Fd null = must(open_file("/dev/null", O_RDONLY));
+  EXPECT_FALSE(wanted.backing(1, null.get(), null)) << "nothing was accepted yet";
+  const auto settled = wanted.settle(null.get(), null);
+  ASSERT_FALSE(settled) << "no INIT offered it";
+  EXPECT_EQ(settled.error().code, ErrorCode::kRefused);
+  EXPECT_FALSE(wanted.answers_open());
+  EXPECT_FALSE(parse_passthrough("on"));
 }
 
 }  // namespace

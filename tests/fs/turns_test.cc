@@ -1,4 +1,5 @@
-// Turns among threads: one reads at a time, and a turn that was passed on is taken.
+// Turns among threads: one reads at a time, and a turn that was passed on is taken; and how long it
+// watches for a request.
 #include "fs/turns.h"
 
 #include <gtest/gtest.h>
@@ -7,6 +8,8 @@
 #include <chrono>
 #include <thread>
 #include <vector>
+
+#include "fs/request_wait.h"
 
 namespace hm::fs {
 namespace {
@@ -53,22 +56,60 @@ TEST(Turns, PassingAnotherThreadsTurnDoesNothing) {
   EXPECT_TRUE(taken);
 }
 
-// While answers are slow, another thread reads during each.
-TEST(Turns, AreNotKeptDuringAnswersAfterASlowOne) {
-  Turns turns;
+void answer_slowly(Turns& turns) {
   turns.take();
   turns.begin_answer();
   std::this_thread::sleep_for(std::chrono::milliseconds(10));
   turns.end_answer();
-  turns.take();
-  turns.begin_answer();
+}
+
+// Returns when another thread had the turn.
+void wait_for_turn_of_another(Turns& turns) {
   std::thread other([&] {
     turns.take();
     turns.pass();
   });
   other.join();
+}
+
+// While answers are slow and somebody waits for them, another thread reads during each.
+TEST(Turns, AreNotKeptDuringAnswersAfterASlowOneThatOthersWaitedFor) {
+  Turns turns;
+  answer_slowly(turns);
+  EXPECT_TRUE(turns.take());
+  turns.found_waiting();
+  turns.begin_answer();
+  wait_for_turn_of_another(turns);
   turns.end_answer();
-  turns.take();
+  EXPECT_FALSE(turns.take());
+}
+
+TEST(Turns, AreKeptDuringSlowAnswersToOneClient) {
+  Turns turns;
+  answer_slowly(turns);
+  EXPECT_TRUE(turns.take());
+  turns.begin_answer();
+  turns.end_answer();
+  EXPECT_TRUE(turns.take());
+}
+
+TEST(RequestWait, WatchesOnlyWhereRequestsComeCloseUponEachOther) {
+  RequestWait wait;
+  wait.begin();
+  EXPECT_FALSE(wait.watch()) << "nothing came yet";
+  bool watched = false;
+  for (int i = 0; i < 1000 && !watched; ++i) {  // a busy machine may take the processor away
+    wait.begin();
+    wait.end();
+    wait.begin();
+    watched = wait.watch();
+  }
+  EXPECT_TRUE(watched);
+  std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  EXPECT_FALSE(wait.watch()) << "not for ever";
+  wait.end();
+  wait.begin();
+  EXPECT_FALSE(wait.watch()) << "the last one took long to come";
 }
 
 }  // namespace

@@ -119,6 +119,27 @@ TEST_F(BlobStoreTest, ReadOfWrongBytesIsCorrupt) {
   EXPECT_EQ(read.error().code, ErrorCode::kCorrupt);
 }
 
+TEST_F(BlobStoreTest, ReadWholeGivesTheBytesOrSaysWhatIsWrong) {
+  const Digest digest = must(blobs_.put("right bytes"));
+  std::string bytes = "something longer from before";
+  must(blobs_.read_whole(digest, 11, bytes));
+  EXPECT_EQ(bytes, "right bytes");
+  for (const std::uint64_t size : {10U, 12U}) {
+    const auto other = blobs_.read_whole(digest, size, bytes);
+    ASSERT_FALSE(other) << size;
+    EXPECT_EQ(other.error().code, ErrorCode::kCorrupt);
+  }
+  EXPECT_TRUE(blobs_.size(digest)) << "its bytes are right";
+  damage(digest, "wrong bytes");
+  const auto wrong = blobs_.read_whole(digest, 11, bytes);
+  ASSERT_FALSE(wrong);
+  EXPECT_EQ(wrong.error().code, ErrorCode::kCorrupt);
+  EXPECT_FALSE(blobs_.size(digest)) << "the next one to put it must write it";
+  const auto gone = blobs_.read_whole(digest, 11, bytes);
+  ASSERT_FALSE(gone);
+  EXPECT_EQ(gone.error().code, ErrorCode::kNotFound);
+}
+
 TEST_F(BlobStoreTest, OpenOfAnotherSizeIsCorrupt) {
   const Digest digest = must(blobs_.put("hello"));
   EXPECT_EQ(must(read_all(must(blobs_.open_blob(digest, 5)).get())), "hello");

@@ -141,6 +141,17 @@ Status check_writable(const std::string& home) {
 }
 }  // namespace
 
+void add_passthrough(cxxopts::OptionAdder& add) {
+  add("passthrough", "auto, off or require: the kernel reads large files itself",
+      cxxopts::value<std::string>()->default_value("off"));
+}
+
+Result<fs::PassthroughMode> passthrough_of(const cxxopts::ParseResult& args) {
+  const std::string text = args["passthrough"].as<std::string>();
+  if (const auto mode = fs::parse_passthrough(text)) return *mode;
+  return fail(ErrorCode::kNotFound, "--passthrough is auto, off or require, not '" + text + "'");
+}
+
 Result<Machine> Machine::open() {
   HM_ASSIGN(const std::string home, store_home());
   HM_TRY(check_writable(home));

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "fs/passthrough.h"
 #include "runner/isolation.h"
 #include "runner/scheduler.h"
 #include "store/store.h"
@@ -57,6 +58,10 @@ Result<std::string> store_home();
 Result<std::string> directory(const std::string& dir);
 // The project that `dir` is in: the directory with `.hm`, or `dir` itself where there is none.
 Result<std::string> workspace_of(const std::string& dir);
+
+// The option --passthrough: one of auto, off and require.
+void add_passthrough(cxxopts::OptionAdder& add);
+Result<fs::PassthroughMode> passthrough_of(const cxxopts::ParseResult& args);
 
 // Private namespaces, then the store: what executing needs. One thread must be running.
 struct Machine {

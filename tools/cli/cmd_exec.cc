@@ -137,7 +137,7 @@ int cmd_exec(const Arguments& arguments) {
   auto machine = Machine::open();
   if (!machine) return own_failure(machine.error());
   const StopOnSignal signals;
-  const auto backend = runner::make_namespace_backend(*machine->store);
+  const auto backend = runner::make_namespace_backend(*machine->store, fs::PassthroughMode::kOff);
   if (!backend) return own_failure(backend.error());
   PassThrough events;
   auto run = runner::Run::create(pipeline_of(Arguments(dashes + 1, arguments.end()), where->below),

@@ -39,6 +39,7 @@ cxxopts::Options run_options() {
   add("format", "human or json", cxxopts::value<std::string>()->default_value("human"));
   add("no-cache", "reuse nothing; results are recorded");
   add("backend", "namespace", cxxopts::value<std::string>()->default_value("namespace"));
+  add_passthrough(add);
   auto harmont = options.add_options("Accepted for Harmont, without effect");
   harmont("b,branch", "", cxxopts::value<std::string>());
   harmont("m,message", "", cxxopts::value<std::string>());
@@ -146,12 +147,14 @@ int cmd_run(const Arguments& arguments) {
   if (!pipeline) return report(pipeline.error());
   auto run_options = options_of(args, *workspace, *pipeline);
   if (!run_options) return report(run_options.error());
+  const auto passthrough = passthrough_of(args);
+  if (!passthrough) return report(passthrough.error());
 
   // Namespaces first: they need a process with one thread.
   auto machine = Machine::open();
   if (!machine) return report(machine.error());
   const StopOnSignal signals;
-  const auto backend = runner::make_namespace_backend(*machine->store);
+  const auto backend = runner::make_namespace_backend(*machine->store, *passthrough);
   if (!backend) return report(backend.error());
   const auto events = make_events(args);
   auto run = runner::Run::create(std::move(*pipeline), std::move(*run_options), machine->id_mode,

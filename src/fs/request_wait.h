@@ -1,0 +1,30 @@
+// RequestWait: how the thread that reads a connection's requests waits for the next one.
+//
+// A client that is answered asks again within microseconds. To go to sleep in between costs both
+// sides the waking of a processor: on a virtual machine that is most of a round trip. So while
+// requests come close upon each other the thread watches for the next one, and sleeps when none
+// came in time or when somebody else wants its processor.
+//
+// For one thread at a time (Turns).
+#pragma once
+
+#include <cstdint>
+
+namespace hm::fs {
+
+class RequestWait {
+ public:
+  // Before the first look for a request.
+  void begin();
+  // There was none: whether to look again at once. Otherwise sleep until there is one.
+  bool watch();
+  // There was one.
+  void end();
+
+ private:
+  std::int64_t began_ns_ = 0;  // on CLOCK_MONOTONIC
+  bool close_ = false;         // the last request came soon
+  bool gave_up_ = false;
+};
+
+}  // namespace hm::fs
