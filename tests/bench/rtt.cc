@@ -4,16 +4,21 @@
 //
 // Mounts a server that answers LOOKUP at once, looks up COUNT distinct names through the kernel and
 // prints "round_trip NANOSECONDS": the median of the means of ten parts of them.
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
+#include <poll.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <thread>
+
+#include "fs/request_wait.h"
 
 namespace {
 
@@ -59,6 +64,28 @@ bool measure(const std::string& dir, std::size_t count) {
   return true;
 }
 
+// Waits for requests as hm does.
+void serve(fuse_session* session) {
+  const int fd = ::fuse_session_fd(session);
+  ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);
+  fuse_buf buffer{};
+  hm::fs::RequestWait wait;
+  while (!::fuse_session_exited(session)) {
+    wait.begin();
+    int size = ::fuse_session_receive_buf(session, &buffer);
+    while (size == -EAGAIN) {
+      pollfd device{fd, POLLIN, 0};
+      if (!wait.watch()) ::poll(&device, 1, -1);
+      size = ::fuse_session_receive_buf(session, &buffer);
+    }
+    wait.end();
+    if (size == -EINTR) continue;
+    if (size <= 0) break;
+    ::fuse_session_process_buf(session, &buffer);
+  }
+  std::free(buffer.mem);  // NOLINT: allocated by libfuse with malloc
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -69,7 +96,7 @@ int main(int argc, char** argv) {
   fuse_args args = FUSE_ARGS_INIT(1, argv);
   fuse_session* session = ::fuse_session_new(&args, &ops, sizeof ops, nullptr);
   if (session == nullptr || ::fuse_session_mount(session, argv[1]) != 0) return 4;
-  std::thread server([session] { ::fuse_session_loop(session); });
+  std::thread server(serve, session);
   const bool done = measure(argv[1], std::strtoull(argv[2], nullptr, 10));
   ::fuse_session_exit(session);
   ::fuse_session_unmount(session);  // ends the wait for a request, too

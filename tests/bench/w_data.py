@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from contestants import Hm, Native, fuse_peers
-from measure import HM, NATIVE, Group, Row, Unavailable, at_least, times
+from measure import HM, NATIVE, Broken, Group, Row, Unavailable, at_least, times
 from w_files import OPS, new_case
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -76,6 +76,51 @@ def data_group(place, sizes):
         row("W4-rand-again", f"4 KiB at random of {text} that was read", at_least(0.9)),
     ], {HM: with_hm, NATIVE: with_native, **fuse_peers(place, case / "workspace", on_peer)},
         prepare, hm.drop_home, cold=True)
+
+
+def through_group(place, sizes):
+    """The same with `--passthrough`: the kernel reads the copy in the store itself."""
+    case, image = new_case(place, "through"), place.image()
+    hm, native = Hm(place, case, image), Native(place, case, image)
+    size, random = sizes.big_mib * MIB, sizes.random_reads * 4 * KIB
+    command = f"{OPS} seq first big0 && {OPS} rand rand big0 {sizes.random_reads}"
+
+    def prepare():
+        place.ops("write", "big", str(case / "workspace/big"), 1, sizes.big_mib)
+        place.settle(time.time())
+
+    def step():
+        try:
+            return hm.step(command, "--passthrough=require").values
+        except Broken as error:
+            if "passthrough: " not in str(error):
+                raise
+            raise Unavailable(str(error).split("passthrough: ")[-1].strip()) from error
+
+    def with_hm():
+        hm.fresh_home()
+        first = step()
+        place.drop_caches()
+        known = step()
+        return {"W4-through": rate(size, first["first"]),
+                "W4-through-known": rate(size, known["first"]),
+                "W4-through-rand": rate(random, known["rand"])}
+
+    def with_native():
+        values = native.run(f"cd /workspace && {command}")
+        first = rate(size, values["first"])
+        return {"W4-through": first, "W4-through-known": first,
+                "W4-through-rand": rate(random, values["rand"])}
+
+    text = f"passthrough, a file of {sizes.big_mib} MiB"
+    return Group([
+        Row("W4-through", f"{text}: in order, first; caches dropped, empty store", "MB/s", True,
+            cold=True),
+        Row("W4-through-known", f"{text}: in order, first; caches dropped, file in the store",
+            "MB/s", True, (at_least(0.9),), cold=True),
+        Row("W4-through-rand", f"{text}: 4 KiB at random of what was read", "MB/s", True,
+            (at_least(0.9),)),
+    ], {HM: with_hm, NATIVE: with_native}, prepare, hm.drop_home, cold=True)
 
 
 def write_group(place, sizes):
@@ -199,5 +244,6 @@ def capture_group(place, sizes, results):
 
 
 def groups(place, sizes, options):
-    return {"W4": [lambda: data_group(place, sizes), lambda: write_group(place, sizes)],
+    return {"W4": [lambda: data_group(place, sizes), lambda: through_group(place, sizes),
+                   lambda: write_group(place, sizes)],
             "W8": [lambda: capture_group(place, sizes, options.results)]}
