@@ -177,7 +177,6 @@ class FuseSession final : public Session {
   void readlink(fuse_req_t req, fuse_ino_t ino);
   void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info);
   void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset);
-  void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info);
   void readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset);
   void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset);
   bool has_profile() const { return !profile_.empty(); }
@@ -593,16 +592,6 @@ void FuseSession::read_small(fuse_req_t req, Id id, const View::Node& node, std:
   fuse_reply_buf(req, part.data(), part.size());
 }
 
-void FuseSession::opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* info) {
-  if (nodes_->directory(id_of(ino)) == nullptr) {
-    fuse_reply_err(req, ENOTDIR);
-    return;
-  }
-  info->cache_readdir = 1;
-  info->keep_cache = 1;
-  fuse_reply_open(req, info);
-}
-
 // Names from `offset` on, as many as fit: `add` appends one and says how many bytes it took, or
 // needs. Offsets: 0 ".", 1 "..", then 2 + the number of an item.
 template <class Add>
@@ -752,7 +741,8 @@ void op_init(void* session, fuse_conn_info* conn) {
                                        FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_SPLICE_READ);
   conn->want |=
       conn->capable & static_cast<unsigned>(FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_NO_OPEN_SUPPORT |
-                                            FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL);
+                                            FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_PARALLEL_DIROPS |
+                                            FUSE_CAP_POSIX_ACL);
   // With AUTO the kernel asks for attributes only in the first request of a directory.
   if (static_cast<const FuseSession*>(session)->has_profile()) {
     conn->want |= conn->capable & static_cast<unsigned>(FUSE_CAP_READDIRPLUS);
@@ -774,8 +764,8 @@ fuse_lowlevel_ops make_operations() {
   };
   ops.read = [](fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset,
                 fuse_file_info*) noexcept { self(req).read(req, ino, size, offset); };
-  ops.opendir = [](fuse_req_t req, fuse_ino_t ino, fuse_file_info* info) noexcept {
-    self(req).opendir(req, ino, info);
+  ops.opendir = [](fuse_req_t req, fuse_ino_t, fuse_file_info*) noexcept {
+    fuse_reply_err(req, ENOSYS);  // the kernel keeps the names that READDIR gives it
   };
   ops.readdir = [](fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset,
                    fuse_file_info*) noexcept { self(req).readdir(req, ino, size, offset); };

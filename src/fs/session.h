@@ -2,11 +2,11 @@
 //
 // One session per attempt of a step: its mount is fresh, so the kernel's caches hold nothing and
 // the first access to anything reaches us. Everything is answered with infinite timeouts; repeats
-// cost nothing. OPEN is answered ENOSYS once, then the first READ is the content observation; with
-// passthrough the OPEN of a large file is.
-// Directories whose entries the last execution looked up are served by READDIRPLUS (LookupProfile).
-// One nodeid per path, always: two hard-linked names under one nodeid would share a page cache and
-// hide the second read. Node ids are numbers of ours, never pointers.
+// cost nothing. OPEN and OPENDIR are answered ENOSYS once: the first READ is the content
+// observation, the first READDIR the list. With passthrough the OPEN of a large file is that of its
+// content. Directories whose entries the last execution looked up are served by READDIRPLUS
+// (LookupProfile). One nodeid per path, always: two hard-linked names under one nodeid would share
+// a page cache and hide the second read. Node ids are numbers of ours, never pointers.
 //
 // The requests come from a kernel of this machine, through a mount, or from that of a virtual
 // machine, through a stream (relay_channel.h). What is served and recorded is the same.

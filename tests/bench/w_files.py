@@ -220,7 +220,7 @@ def walk_group(place, sizes):
         return in_ms(values, rows | {"W5-traced": "first"})
 
     text = f"listing and stat of {sizes.files} files in {directories(sizes.files)} directories"
-    # LOOKUP of each name; OPENDIR and one READDIR of each directory.
+    # LOOKUP of each name; of each directory a READDIR with its names and one that says it is all.
     trips = sizes.files + directories(sizes.files) + 1 + 2 * (directories(sizes.files) + 1)
     return Group([
         Row("W5", f"{text}, first; caches dropped, no trace known", cold=True,
