@@ -5,7 +5,6 @@
 #include <mutex>
 #include <span>
 #include <thread>
-#include <unordered_set>
 
 #include "runner/graph.h"
 #include "runner/sources.h"
@@ -62,18 +61,31 @@ Result<std::optional<std::string>> first_moved(const fs::View& view,
   return std::optional<std::string>{};
 }
 
+// In the traces' order, which is that of directories. Paths are compared only where their hashes
+// agree: a set of a hundred thousand would take longer than to look at them.
 std::vector<std::string_view> distinct_paths(const std::vector<const fs::Trace*>& traces) {
-  std::size_t count = 0;
-  for (const fs::Trace* trace : traces) count += trace->observations.size();
-  std::unordered_set<std::string_view> known;
-  known.reserve(count);
   std::vector<std::string_view> paths;
-  paths.reserve(count);
   for (const fs::Trace* trace : traces) {
-    for (const fs::Observation& item : trace->observations) {
-      if (traces.size() == 1 || known.insert(item.path).second) paths.push_back(item.path);
-    }
+    for (const fs::Observation& item : trace->observations) paths.push_back(item.path);
   }
+  if (traces.size() == 1) return paths;
+  std::vector<std::pair<std::size_t, std::size_t>> hashed(paths.size());  // hash, place in paths
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    hashed[i] = {std::hash<std::string_view>{}(paths[i]), i};
+  }
+  std::sort(hashed.begin(), hashed.end());
+  std::vector<bool> is_known(paths.size());
+  for (std::size_t first = 0, i = 1; i < hashed.size(); ++i) {
+    const bool same_hash = hashed[i].first == hashed[first].first;
+    if (!same_hash) first = i;
+    is_known[hashed[i].second] =
+        same_hash && paths[hashed[i].second] == paths[hashed[first].second];
+  }
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    if (!is_known[i]) paths[kept++] = paths[i];
+  }
+  paths.resize(kept);
   return paths;
 }
 
