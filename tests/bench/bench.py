@@ -81,22 +81,31 @@ def main():
     place = Place(args.dir, args.build)
     place.patient = not args.quick
     runner = measure.Runner(place, args.rounds)
+    machine = machine_of(place)
+    interrupted = False
     try:
-        machine = machine_of(place)
         measure_all(place, args, runner)
     except KeyboardInterrupt:
-        return 130
+        interrupted = True
+        runner.results.note("interrupted: rows and rounds are missing")
     finally:
         place.clean()
+    report(args, runner, machine, time.time() - began)
+    if interrupted:
+        return 130
+    return 1 if runner.results.broken else 0
+
+
+def report(args, runner, machine, seconds):
+    """Also of a run that was interrupted: the rows that it has."""
     if args.quick:
         runner.results.note("--quick: tiny sizes, nothing is cold, files are too young for "
                             "hm's stat cache: no figure here means anything")
-    runner.results.note(f"{args.rounds} rounds in {time.time() - began:.0f} s")
+    runner.results.note(f"{args.rounds} rounds in {seconds:.0f} s")
     measure.print_table(runner.results, machine)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(measure.as_json(runner.results, machine), file, indent=1)
-    return 1 if runner.results.broken else 0
 
 
 if __name__ == "__main__":
