@@ -55,8 +55,12 @@ ssize_t RelayChannel::read(void* buffer, std::size_t size) {
       end(length.error().message);
       return end_of_stream();
     }
-    if (*length == 0) return end_of_stream();
-    const std::string_view message(input_.get() + begin_, *length);
+    if (!*length) {
+      errno = EAGAIN;
+      return -1;
+    }
+    const std::string_view message(input_.get() + begin_, **length);
+    if (message.empty()) return end_of_stream();
     auto verdict = check_.request(message);
     if (verdict && message.size() > size) {
       verdict = fail(ErrorCode::kInvalid, "the guest sent more than it said it would");
@@ -65,15 +69,16 @@ ssize_t RelayChannel::read(void* buffer, std::size_t size) {
       end(verdict.error().message);
       return end_of_stream();
     }
-    begin_ += *length;
+    begin_ += message.size();
     if (*verdict == RelayCheck::Verdict::kDrop) continue;
     std::memcpy(buffer, message.data(), message.size());
     return static_cast<ssize_t>(message.size());
   }
 }
 
-// Waits until a whole message is at begin_: its length; 0 where the stream ends before it.
-Result<std::size_t> RelayChannel::next_message() {
+// The length of the message at begin_, once it is there whole; 0 where the stream ends before it,
+// nullopt as long as nothing of it has come.
+Result<std::optional<std::size_t>> RelayChannel::next_message() {
   while (true) {
     const std::size_t have = end_ - begin_;
     std::uint32_t length = 0;
@@ -83,7 +88,7 @@ Result<std::size_t> RelayChannel::next_message() {
         return fail(ErrorCode::kInvalid,
                     "the guest sent a message that claims " + std::to_string(length) + " bytes");
       }
-      if (have >= length) return length;
+      if (have >= length) return std::optional<std::size_t>(length);
     }
     if (begin_ > 0) {
       std::memmove(input_.get(), input_.get() + begin_, have);
@@ -93,9 +98,10 @@ Result<std::size_t> RelayChannel::next_message() {
     if (have > 0 && !wait_for(POLLIN)) {
       return fail(ErrorCode::kInvalid, "the guest stopped in the middle of a message");
     }
-    const ssize_t got = ::recv(fd_, input_.get() + end_, kRelayMessage - end_, 0);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return std::size_t{0};
+    const ssize_t got = ::recv(fd_, input_.get() + end_, kRelayMessage - end_, MSG_DONTWAIT);
+    if (got < 0 && errno == EAGAIN && have == 0) return std::optional<std::size_t>();
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    if (got <= 0) return std::optional<std::size_t>(0);
     end_ += static_cast<std::size_t>(got);
   }
 }

@@ -44,8 +44,9 @@ class RelayChannel {
   // `fd` is a stream socket, and not owned.
   RelayChannel(int fd, std::chrono::milliseconds patience);
 
-  // As read(2) and writev(2) on /dev/fuse, for fuse_custom_io. Both fail when the stream has ended,
-  // with errors that libfuse is silent about.
+  // As read(2) and writev(2) on /dev/fuse, for fuse_custom_io. As on a device that does not block,
+  // a read without a message is EAGAIN, and the descriptor can be polled for one. Both fail when
+  // the stream has ended, with errors that libfuse is silent about.
   ssize_t read(void* buffer, std::size_t size);
   ssize_t write(std::span<const iovec> reply);
   // Ends both, whoever waits in them.
@@ -57,7 +58,7 @@ class RelayChannel {
   bool destroyed() const { return check_.destroyed(); }
 
  private:
-  Result<std::size_t> next_message();
+  Result<std::optional<std::size_t>> next_message();
   bool wait_for(short events) const;
   void end(const std::string& fault);
 

@@ -999,8 +999,10 @@ Result<std::unique_ptr<Session>> Session::start(const View& view, store::Store& 
 
 Result<std::unique_ptr<Session>> Session::start_relay(const View& view, store::Store& store,
                                                       Fd stream, Watcher watcher,
-                                                      LookupProfile profile, RelayLimits limits) {
-  auto session = std::make_unique<FuseSession>(view, store, std::move(watcher), std::move(profile));
+                                                      LookupProfile profile, RelayLimits limits,
+                                                      std::stop_source abandon) {
+  auto session = std::make_unique<FuseSession>(view, store, std::move(watcher), std::move(profile),
+                                               PassthroughMode::kOff, std::move(abandon));
   HM_TRY(session->relay(std::move(stream), limits));
   return std::unique_ptr<Session>(std::move(session));
 }

@@ -70,11 +70,12 @@ class Session {
   // Serves the kernel at the other end of `stream`, a socket whose peer is a virtual machine's
   // port, until the peer closes it or `stop` is called. Nothing from there is trusted: a message
   // that no kernel sends ends the session with kGuest. A peer that closes before `stop`, without
-  // FUSE_DESTROY, leaves kIncomplete: stop the session before the machine ends.
+  // FUSE_DESTROY, leaves kIncomplete: stop the session before the machine ends. `abandon` as above.
   static Result<std::unique_ptr<Session>> start_relay(const View& view, store::Store& store,
                                                       Fd stream, Watcher watcher,
                                                       LookupProfile profile = {},
-                                                      RelayLimits limits = {});
+                                                      RelayLimits limits = {},
+                                                      std::stop_source abandon = never_abandoned());
   virtual ~Session() = default;
   static std::stop_source never_abandoned() { return std::stop_source(std::nostopstate); }
 
