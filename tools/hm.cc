@@ -22,7 +22,7 @@ int cmd_version(const Arguments&) {
 
 int cmd_help(const Arguments&);
 
-constexpr std::array<hm::cli::Verb, 11> kVerbs = {{
+constexpr std::array<hm::cli::Verb, 12> kVerbs = {{
     {"run", "run a pipeline", hm::cli::cmd_run},
     {"exec", "run one command, cached by what it reads", hm::cli::cmd_exec},
     {"why", "say why the steps of the last run ran or did not", hm::cli::cmd_why},
@@ -32,6 +32,7 @@ constexpr std::array<hm::cli::Verb, 11> kVerbs = {{
     {"render", "print a pipeline as IR", hm::cli::cmd_render},
     {"pipelines", "list the pipelines of this project", hm::cli::cmd_pipelines},
     {"cache", "show, check, prune or clear the store", hm::cli::cmd_cache},
+    {"vm", "say what virtual machines need, or fetch a kernel for them", hm::cli::cmd_vm},
     {"version", "print the version", cmd_version},
     {"help", "print this help", cmd_help},
 }};

@@ -1,8 +1,8 @@
 // Backend: runs one command on one view, once.
 //
 // A row of one interface: prepare(view) → run(command, env, cwd, limits) → exit code + layer. The
-// `namespace` backend is overlayfs over hmfs under bubblewrap; others follow. Thread-safe: steps
-// run in parallel, each call on its own thread.
+// `namespace` backend is overlayfs over hmfs under bubblewrap, the `vm` backend the same in a
+// virtual machine. Thread-safe: steps run in parallel, each call on its own thread.
 #pragma once
 
 #include <chrono>
@@ -18,8 +18,10 @@
 #include "fs/session.h"
 #include "fs/trace.h"
 #include "fs/view.h"
+#include "runner/isolation.h"
 #include "runner/pipeline.h"
 #include "runner/step_log.h"
+#include "runner/vm/vm_options.h"
 #include "store/store.h"
 
 namespace hm::runner {
@@ -57,6 +59,10 @@ class Backend {
  public:
   using Output = std::function<void(Stream, std::string_view)>;
   virtual ~Backend() = default;
+  // As events and --backend call it.
+  virtual const char* name() const = 0;
+  // The ids that a command has, given those that hm has itself: a part of the static key.
+  virtual IdMode id_mode(IdMode of_hm) const { return of_hm; }
   // Whether this machine can run steps at all: asked before the first one is announced.
   virtual Status check() = 0;
   // Errors are the machine's (no /dev/fuse, no bubblewrap, …), never the command's.
@@ -66,6 +72,19 @@ class Backend {
 
 Result<std::unique_ptr<Backend>> make_namespace_backend(store::Store& store,
                                                         fs::PassthroughMode passthrough);
+
+struct VmSettings {
+  VmOptions options;
+  // Lines for people: once, that machines are emulated; what had to be tried again; with `verbose`
+  // the command line of each machine. Called by any thread.
+  std::function<void(const std::string&)> say;
+  bool verbose = false;
+  // With a guest that has nothing else to do.
+  std::chrono::milliseconds patience{60'000};
+  std::string init;  // a guest's init for a test; "": ours
+};
+// What it needs is looked for by check(), so that a run of hits needs nothing.
+std::unique_ptr<Backend> make_vm_backend(store::Store& store, VmSettings settings);
 
 // Observes the paths and globs of `on_change` below /workspace; returns one warning for each
 // literal path that is missing. Globs: `*`, `?`, `[…]` within a name, `**` for any number of

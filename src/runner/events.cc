@@ -36,6 +36,7 @@ class JsonEvents final : public EventSink {
   }
 
   void build_start(const BuildInfo& build) override {
+    runner_ = build.runner;
     emit({{"kind", "build_start"},
           {"run_id", build.run_id},
           {"plan",
@@ -66,7 +67,7 @@ class JsonEvents final : public EventSink {
     emit({{"kind", "step_start"},
           {"step_id", step.id},
           {"key", step.key},
-          {"runner", "namespace"},
+          {"runner", runner_},
           {"image", step.image}});
   }
   void step_log(const StepInfo& step, Stream stream, std::string_view line) override {
@@ -123,6 +124,7 @@ class JsonEvents final : public EventSink {
   void note(const std::string& text) override { (void)write_all(2, "hm: " + text + "\n"); }
 
  private:
+  std::string runner_ = "namespace";  // set before any step starts
   void emit(const Json& event) {
     // Bytes that are not UTF-8 become U+FFFD: every line is valid JSON.
     std::string line = event.dump(-1, ' ', false, Json::error_handler_t::replace);

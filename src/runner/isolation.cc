@@ -42,7 +42,7 @@ Status map_single_id(uid_t uid, gid_t gid) {
 
 }  // namespace
 
-const char* to_string(IdMode mode) { return mode == IdMode::kFull ? "full" : "single"; }
+const char* to_string(IdMode mode) { return mode == IdMode::kSingle ? "single" : "full"; }
 
 Result<IdMode> enter_private_namespaces() {
   const uid_t uid = ::geteuid();

@@ -15,6 +15,7 @@ namespace hm::runner {
 enum class IdMode {
   kFull,    // owners are real: root
   kSingle,  // one id, shown as root; chown to another cannot work
+  kGuest,   // of a virtual machine, which has all ids: as kFull of the machine's own root
 };
 const char* to_string(IdMode mode);
 

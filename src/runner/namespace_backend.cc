@@ -5,13 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
-#include <ctime>
 #include <mutex>
-#include <thread>
 
 #include "fs/capture.h"
 #include "fs/overlay.h"
+#include "runner/attempt.h"
 #include "runner/backend.h"
 #include "runner/sandbox.h"
 
@@ -19,36 +17,12 @@ namespace hm::runner {
 
 namespace {
 
-// Directories given to the step empty and opaque when the view has them empty: one listing instead
-// of one absent name for each random temporary file.
-constexpr std::array<const char*, 2> kTemporary = {"tmp", "var/tmp"};
-
-// File times come from the kernel's coarse clock, which lags: a file written right away must not
-// look older than the start of its step.
-std::int64_t coarse_now_ns() {
-  timespec now{};
-  ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
-  return to_ns(now);
-}
-
-// What the step writes has to be newer than all that its ancestors wrote: the clock is given a tick
-// where it has not moved since. A clock that was set back is not waited for.
-std::int64_t start_after(const fs::View& view) {
-  constexpr std::int64_t kLongestWaitNs = 200'000'000;
-  std::int64_t now = coarse_now_ns();
-  const std::int64_t newest =
-      view.layers().empty() ? now - 1 : view.layers().back().times->end_ns();
-  if (newest - now > kLongestWaitNs) return now;
-  for (; now <= newest; now = coarse_now_ns()) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return now;
-}
-
 class NamespaceBackend final : public Backend {
  public:
   NamespaceBackend(store::Store& store, std::string bubblewrap, fs::PassthroughMode passthrough)
       : store_(store), bubblewrap_(std::move(bubblewrap)), passthrough_(passthrough) {}
+
+  const char* name() const override { return "namespace"; }
 
   Status check() override {
     const std::lock_guard lock(check_mutex_);
@@ -138,7 +112,8 @@ class NamespaceBackend final : public Backend {
         !execution.failure || execution.failure->kind == fs::SessionFailure::Kind::kIncomplete;
     if (succeeded && usable) {
       const fs::StepTimes times{started_ns, fs::SeenTimes(session->seen_times())};
-      HM_ASSIGN(execution.captured, capture(overlay.upper(), view, times));
+      HM_ASSIGN(auto layer, fs::capture_upper(overlay.upper(), view, times, store_.blobs()));
+      HM_ASSIGN(execution.captured, keep_layer(std::move(layer), started_ns, store_));
     }
     return execution;
   }
@@ -153,53 +128,13 @@ class NamespaceBackend final : public Backend {
     return std::nullopt;
   }
 
-  // What a program does that cannot fork depends on the moment: no result to keep.
-  static void note_over_pids(std::uint64_t pids, Execution& execution) {
-    const std::string reached = "reached its limit of " + std::to_string(pids) + " processes";
-    execution.warnings.push_back(reached);
-    if (execution.failure) return;
-    execution.failure =
-        fs::SessionFailure{fs::SessionFailure::Kind::kIncomplete, "pids", "it " + reached};
-  }
-
-  // A live path that moves while it is observed is a failure of the attempt, not of the machine.
-  static std::optional<fs::SessionFailure> as_failure(const Error& error) {
-    if (error.code != ErrorCode::kChanged) return std::nullopt;
-    return fs::SessionFailure{fs::SessionFailure::Kind::kMoved, error.message, error.message};
-  }
-
-  // Everything that is observed before the command runs. Returns warnings.
   static Result<std::vector<std::string>> prepare(fs::Session& session, const std::string& dir,
                                                   const fs::View& view, const Command& command) {
-    for (const char* path : kTemporary) {
-      HM_ASSIGN(const auto node, session.observe(path, fs::ObservationKind::kProbe));
-      if (!node || node->entry.kind != fs::EntryKind::kDirectory) continue;
-      HM_TRY(session.observe(path, fs::ObservationKind::kList));
-      HM_ASSIGN(const fs::Listing names, view.list(*node));
-      if (names.empty()) HM_TRY(fs::Overlay::add_opaque_directory(view, dir, path));
+    HM_ASSIGN(Preparation prepared, observe_before(session, view, command));
+    for (const std::string& path : prepared.empty_directories) {
+      HM_TRY(fs::Overlay::add_opaque_directory(view, dir, path));
     }
-    return observe_declared(session, view, command.on_change);
-  }
-
-  Result<std::optional<CapturedLayer>> capture(const std::string& upper, const fs::View& view,
-                                               const fs::StepTimes& step) {
-    HM_ASSIGN(auto layer, fs::capture_upper(upper, view, step, store_.blobs()));
-    HM_ASSIGN(const fs::StoredLayer stored, fs::store_layer(*layer, store_.blobs()));
-    HM_TRY(store_.claim_layer(stored.digest));
-    // An equal layer that is known already keeps its times: nothing below it has to look new.
-    HM_ASSIGN(const auto known, store_.layer_times(stored.digest));
-    store::LayerTimes times{stored.digest, stored.mtimes, step.started_ns, now_ns()};
-    if (known) {
-      if (auto old = fs::load_layer(*known, store_.blobs())) {
-        times = *known;
-        layer = *old;
-      } else {
-        HM_TRY(store_.drop_layer(stored.digest));  // its times are damaged: these take their place
-      }
-    }
-    fs::ViewLayer view_layer{
-        stored.digest, std::move(layer), times.started_ns, times.captured_ns, {}};
-    return std::optional(CapturedLayer{std::move(view_layer), times});
+    return std::move(prepared.warnings);
   }
 
   store::Store& store_;

@@ -36,22 +36,12 @@ constexpr std::chrono::seconds kGrace{3};
 // How often a cgroup is asked whether the kernel has ended a process in it.
 constexpr int kLookEveryMs = 200;
 
-// Docker's default set without MKNOD: device nodes are no business of a step.
-constexpr std::array<const char*, 13> kCapabilities = {
-    "CAP_CHOWN",   "CAP_DAC_OVERRIDE", "CAP_FOWNER",     "CAP_FSETID",  "CAP_KILL",
-    "CAP_SETGID",  "CAP_SETUID",       "CAP_SETPCAP",    "CAP_SETFCAP", "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW", "CAP_SYS_CHROOT",   "CAP_AUDIT_WRITE"};
-
-constexpr const char* kHostname = "hm";
-
 // Files of the host that a step sees, and that nobody observes: name resolution only.
 constexpr std::array<const char*, 2> kHostFiles = {"/etc/resolv.conf", "/etc/hosts"};
 constexpr const char* kHostnameFile = "/etc/hostname";
 
-// What /proc and /sys tell of the host that is no business of a step: shown empty.
+// What /proc tells of the host that is no business of a step: shown empty.
 constexpr std::array<const char*, 2> kMaskedFiles = {"/proc/keys", "/proc/key-users"};
-constexpr std::array<const char*, 4> kMaskedDirectories = {
-    "/sys/firmware", "/sys/kernel/debug", "/sys/kernel/security", "/sys/kernel/tracing"};
 
 // Soft and hard limits of a step, where the caller's hard limit allows.
 struct LimitRow {
@@ -358,7 +348,7 @@ std::vector<std::string> bubblewrap_arguments(const std::string& root, const Hos
   add({"--remount-ro", "/proc"});
   for (const auto& [path, host] : files) add({"--ro-bind", host, path});
   add({"--cap-drop", "ALL"});
-  for (const char* capability : kCapabilities) add({"--cap-add", capability});
+  for (const Capability& capability : kCapabilities) add({"--cap-add", capability.name});
   add({"--clearenv"});
   for (const auto& [name, value] : command.env) add({"--setenv", name, value});
   add({"--chdir", command.cwd.empty() ? "/workspace" : "/workspace/" + command.cwd});
@@ -398,6 +388,16 @@ void apply_limits() {
   }
 }
 
+std::vector<StepLimit> current_limits() {
+  std::vector<StepLimit> out;
+  for (const LimitRow& row : kLimits) {
+    rlimit limit{};
+    if (::getrlimit(static_cast<__rlimit_resource>(row.resource), &limit) != 0) continue;
+    out.push_back({row.resource, limit.rlim_cur, limit.rlim_max});
+  }
+  return out;
+}
+
 std::string limits_description() {
   std::string out;
   for (const LimitRow& row : kLimits) {
@@ -428,7 +428,7 @@ std::string sandbox_description() {
   for (const char* path : kHostFiles) out += std::string("; ") + path;
   for (const char* path : kMaskedFiles) out += std::string("; ") + path;
   for (const char* path : kMaskedDirectories) out += std::string("; ") + path;
-  for (const char* capability : kCapabilities) out += std::string("; ") + capability;
+  for (const Capability& capability : kCapabilities) out += std::string("; ") + capability.name;
   out += "; " + system_calls_description();
   return out;
 }

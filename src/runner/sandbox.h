@@ -7,6 +7,10 @@
 // One call runs on one thread, which must live until it returns (bubblewrap dies with it).
 #pragma once
 
+#include <linux/capability.h>
+#include <sys/resource.h>
+
+#include <array>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -15,6 +19,32 @@
 #include "runner/cgroup.h"
 
 namespace hm::runner {
+
+struct Capability {
+  const char* name;
+  int number;
+};
+// Docker's default set without MKNOD: device nodes are no business of a step.
+inline constexpr std::array<Capability, 13> kCapabilities = {
+    {{"CAP_CHOWN", CAP_CHOWN},
+     {"CAP_DAC_OVERRIDE", CAP_DAC_OVERRIDE},
+     {"CAP_FOWNER", CAP_FOWNER},
+     {"CAP_FSETID", CAP_FSETID},
+     {"CAP_KILL", CAP_KILL},
+     {"CAP_SETGID", CAP_SETGID},
+     {"CAP_SETUID", CAP_SETUID},
+     {"CAP_SETPCAP", CAP_SETPCAP},
+     {"CAP_SETFCAP", CAP_SETFCAP},
+     {"CAP_NET_BIND_SERVICE", CAP_NET_BIND_SERVICE},
+     {"CAP_NET_RAW", CAP_NET_RAW},
+     {"CAP_SYS_CHROOT", CAP_SYS_CHROOT},
+     {"CAP_AUDIT_WRITE", CAP_AUDIT_WRITE}}};
+
+inline constexpr const char* kHostname = "hm";
+
+// What /sys tells of the machine that is no business of a step: shown empty.
+inline constexpr std::array<const char*, 4> kMaskedDirectories = {
+    "/sys/firmware", "/sys/kernel/debug", "/sys/kernel/security", "/sys/kernel/tracing"};
 
 struct SandboxExit {
   int exit_code = 0;
@@ -48,6 +78,13 @@ Result<Fd> arguments_file(const std::vector<std::string>& args);
 // tells of the host: once, since bubblewrap takes a while for each mount of its own.
 Status mask_host_directories();
 
+// The resource limits of this process.
+struct StepLimit {
+  int resource;
+  rlim_t soft;
+  rlim_t hard;
+};
+std::vector<StepLimit> current_limits();
 // Gives this process, and so every step, the same resource limits whatever its caller's are; what
 // cannot be raised stays, and is part of every key (limits_description).
 void apply_limits();

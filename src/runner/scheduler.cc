@@ -98,7 +98,8 @@ class RunImpl final : public Run {
         id_mode_(id_mode),
         store_(store),
         events_(events),
-        runner_(store, backend, events, id_mode) {}
+        backend_name_(backend.name()),
+        runner_(store, backend, events, backend.id_mode(id_mode)) {}
 
   Status prepare();
   Result<RunOutcome> execute(const std::stop_token& stop) override;
@@ -130,6 +131,7 @@ class RunImpl final : public Run {
   const IdMode id_mode_;
   store::Store& store_;
   EventSink& events_;
+  const char* const backend_name_;
   StepRunner runner_;
   const std::int64_t started_ns_ = now_ns();
 
@@ -458,7 +460,7 @@ Status RunImpl::run_attempts(const std::stop_token& stop) {
 }
 
 Result<RunOutcome> RunImpl::execute(const std::stop_token& stop) {
-  BuildInfo build{new_uuid(), nodes_.size(), 0, "namespace"};
+  BuildInfo build{new_uuid(), nodes_.size(), 0, backend_name_};
   for (const Node& node : nodes_) build.chains = std::max(build.chains, node.job.info.chain + 1);
   events_.build_start(build);
   for (const Node& node : nodes_) events_.step_queued(node.job.info);

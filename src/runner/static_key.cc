@@ -39,6 +39,12 @@ std::string id_ranges() {
   return out;
 }
 
+std::string ids_text(IdMode mode) {
+  // What the two say of root on a machine of its own.
+  constexpr const char* kOfGuest = " 0+4294967295 0+4294967295";
+  return to_string(mode) + (mode == IdMode::kGuest ? kOfGuest : groups() + id_ranges());
+}
+
 std::string digest_of_list(const std::vector<std::string>& items) {
   Hasher hasher;
   for (const std::string& item : items) hasher.field(item);
@@ -80,7 +86,7 @@ StaticKey static_key(const Command& command, IdMode id_mode) {
   for (const auto& [name, value] : command.env) parts["env." + name] = text(value);
   parts["cwd"] = text(command.cwd);
   parts["network"] = text(command.network == Network::kHost ? "host" : "none");
-  parts["ids"] = text(std::string(to_string(id_mode)) + groups() + id_ranges());
+  parts["ids"] = text(ids_text(id_mode));
   parts["limits"] = text(limits_description() + limits_text(command.limits));
   parts["platform"] = text(platform());
   parts["sandbox"] = text(sandbox_description() + fs::skeleton_digest().hex());

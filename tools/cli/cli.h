@@ -37,6 +37,7 @@ int cmd_export(const Arguments& arguments);
 int cmd_render(const Arguments& arguments);
 int cmd_pipelines(const Arguments& arguments);
 int cmd_cache(const Arguments& arguments);
+int cmd_vm(const Arguments& arguments);
 
 // First thing in main: umask, inherited descriptors, and diagnostics for developers on stderr at
 // the level that HM_LOG names (debug, info, …; default off).

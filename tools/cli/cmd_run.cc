@@ -38,8 +38,10 @@ cxxopts::Options run_options() {
   add("logs", "print every step's output");
   add("format", "human or json", cxxopts::value<std::string>()->default_value("human"));
   add("no-cache", "reuse nothing; results are recorded");
-  add("backend", "namespace", cxxopts::value<std::string>()->default_value("namespace"));
   add_passthrough(add);
+  add("backend", "namespace, or vm: each step in a virtual machine",
+      cxxopts::value<std::string>()->default_value("namespace"));
+  add("v,verbose", "print the command line of each virtual machine");
   auto harmont = options.add_options("Accepted for Harmont, without effect");
   harmont("b,branch", "", cxxopts::value<std::string>());
   harmont("m,message", "", cxxopts::value<std::string>());
@@ -73,8 +75,8 @@ Status check_choices(const cxxopts::ParseResult& args) {
     return fail(ErrorCode::kNotFound, "--format is human or json, not '" + format + "'");
   }
   const std::string backend = args["backend"].as<std::string>();
-  if (backend != "namespace") {
-    return fail(ErrorCode::kNotFound, "--backend is namespace, not '" + backend + "'");
+  if (backend != "namespace" && backend != "vm") {
+    return fail(ErrorCode::kNotFound, "--backend is namespace or vm, not '" + backend + "'");
   }
   for (const char* name : {"branch", "message", "no-watch", "org"}) {
     if (args.count(name) == 0) continue;
@@ -119,6 +121,21 @@ std::unique_ptr<runner::EventSink> make_events(const cxxopts::ParseResult& args)
       2, all_lines ? runner::LogLines::kAll : runner::LogLines::kFailedOnly);
 }
 
+Result<std::unique_ptr<runner::Backend>> make_backend(const cxxopts::ParseResult& args,
+                                                      const std::string& workspace,
+                                                      store::Store& store,
+                                                      runner::EventSink& events) {
+  if (args["backend"].as<std::string>() == "namespace") {
+    HM_ASSIGN(const fs::PassthroughMode passthrough, passthrough_of(args));
+    return runner::make_namespace_backend(store, passthrough);
+  }
+  runner::VmSettings settings;
+  HM_ASSIGN(settings.options, runner::load_vm_options(workspace));
+  settings.say = [&events](const std::string& line) { events.note(line); };
+  settings.verbose = args.count("verbose") > 0;
+  return runner::make_vm_backend(store, std::move(settings));
+}
+
 int print_plan(const std::vector<runner::Plan>& plans) {
   for (const runner::Plan& plan : plans) {
     const char* what = plan.what == runner::Plan::What::kHit    ? "cached"
@@ -147,16 +164,17 @@ int cmd_run(const Arguments& arguments) {
   if (!pipeline) return report(pipeline.error());
   auto run_options = options_of(args, *workspace, *pipeline);
   if (!run_options) return report(run_options.error());
-  const auto passthrough = passthrough_of(args);
-  if (!passthrough) return report(passthrough.error());
+  if (const auto passthrough = passthrough_of(args); !passthrough) {
+    return report(passthrough.error());
+  }
 
   // Namespaces first: they need a process with one thread.
   auto machine = Machine::open();
   if (!machine) return report(machine.error());
   const StopOnSignal signals;
-  const auto backend = runner::make_namespace_backend(*machine->store, *passthrough);
-  if (!backend) return report(backend.error());
   const auto events = make_events(args);
+  const auto backend = make_backend(args, *workspace, *machine->store, *events);
+  if (!backend) return report(backend.error());
   auto run = runner::Run::create(std::move(*pipeline), std::move(*run_options), machine->id_mode,
                                  *machine->store, **backend, *events);
   if (!run) {

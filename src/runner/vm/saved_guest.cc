@@ -1,0 +1,182 @@
+#include "runner/vm/saved_guest.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+namespace hm::runner::vm {
+
+namespace {
+
+constexpr const char* kPrefix = "guest-";
+constexpr std::int64_t kUnusedForNs = std::int64_t{30} * 24 * 3600 * 1'000'000'000;
+
+Result<std::string> identity_of(const std::string& path) {
+  struct stat st {};
+  if (::stat(path.c_str(), &st) != 0) return fail_errno(path);
+  return path + " " + std::to_string(st.st_dev) + " " + std::to_string(st.st_ino) + " " +
+         std::to_string(st.st_size) + " " + std::to_string(to_ns(st.st_mtim)) + " " +
+         std::to_string(to_ns(st.st_ctim));
+}
+
+std::string processor() {
+  std::string out;
+  const std::string all = read_file("/proc/cpuinfo").value_or("");
+  for (const char* field : {"model name", "microcode", "flags"}) {
+    const std::size_t at = all.find(field);
+    if (at != std::string::npos) out += all.substr(at, all.find('\n', at) - at) + "\n";
+  }
+  return out;
+}
+
+// QEMU's monitor protocol: one JSON object a line, answers by "return" or "error", events between.
+class Monitor {
+ public:
+  Monitor(Fd socket, Clock::time_point until) : socket_(std::move(socket)), until_(until) {}
+
+  Status save_to(int file) {
+    HM_TRY(command(R"({"execute":"qmp_capabilities"})"));
+    HM_TRY(command(R"({"execute":"getfd","arguments":{"fdname":"state"}})", file));
+    HM_TRY(command(R"({"execute":"migrate-set-parameters","arguments":)"
+                   R"({"max-bandwidth":17179869184}})"));
+    HM_TRY(command(R"({"execute":"migrate","arguments":{"uri":"fd:state"}})"));
+    while (Clock::now() < until_) {
+      HM_ASSIGN(const nlohmann::json answer, command(R"({"execute":"query-migrate"})"));
+      const std::string state = answer.value("status", "");
+      if (state == "completed") return {};
+      if (state == "failed" || state == "cancelled") break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return fail(ErrorCode::kRefused, "QEMU did not save the virtual machine");
+  }
+
+ private:
+  Result<nlohmann::json> command(const std::string& text, int fd = -1) {
+    HM_TRY(send(text, fd));
+    while (true) {
+      HM_ASSIGN(const std::string line, next_line());
+      auto answer = nlohmann::json::parse(line, nullptr, false);
+      if (!answer.is_object()) break;
+      if (answer.contains("error")) return fail(ErrorCode::kRefused, "QEMU refuses: " + line);
+      if (answer.contains("return")) return std::move(answer["return"]);
+    }
+    return fail(ErrorCode::kRefused, "QEMU's monitor says something else than JSON");
+  }
+
+  Status send(const std::string& text, int fd) const {
+    iovec part{const_cast<char*>(text.data()), text.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+    if (fd >= 0) {
+      message.msg_control = control.data();
+      message.msg_controllen = control.size();
+      cmsghdr* head = CMSG_FIRSTHDR(&message);
+      head->cmsg_level = SOL_SOCKET;
+      head->cmsg_type = SCM_RIGHTS;
+      head->cmsg_len = CMSG_LEN(sizeof fd);
+      std::memcpy(CMSG_DATA(head), &fd, sizeof fd);
+    }
+    const ssize_t n = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL);
+    return n == static_cast<ssize_t>(text.size()) ? Status() : Status(fail_errno("monitor"));
+  }
+
+  Result<std::string> next_line() {
+    while (true) {
+      if (const std::size_t end = input_.find('\n'); end != std::string::npos) {
+        std::string line = input_.substr(0, end);
+        input_.erase(0, end + 1);
+        return line;
+      }
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(until_ - Clock::now());
+      pollfd item{socket_.get(), POLLIN, 0};
+      if (left.count() <= 0 || ::poll(&item, 1, static_cast<int>(left.count())) <= 0) break;
+      std::array<char, 4096> buffer{};
+      const ssize_t n = ::recv(socket_.get(), buffer.data(), buffer.size(), 0);
+      if (n <= 0) break;
+      input_.append(buffer.data(), static_cast<std::size_t>(n));
+    }
+    return fail(ErrorCode::kRefused, "QEMU's monitor does not answer");
+  }
+
+  Fd socket_;
+  const Clock::time_point until_;
+  std::string input_;
+};
+
+Status boot_and_save(MachineParts& parts, int file, std::chrono::milliseconds patience, int wake) {
+  std::array<int, 2> fds{};
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()) != 0) {
+    return fail_errno("socketpair");
+  }
+  Fd monitor(fds[0]);
+  const Fd theirs(fds[1]);
+  parts.monitor = theirs.get();
+  HM_ASSIGN(Machine machine, Machine::start(parts, QemuUse::kSave));
+  HM_TRY(machine.wait_ready(Clock::now() + patience, wake, QemuUse::kSave));
+  return Monitor(std::move(monitor), Clock::now() + patience).save_to(file);
+}
+
+// Those of an earlier kernel or hm.
+void remove_unused(int directory, const std::string& kept) {
+  const auto names = names_at(directory);
+  if (!names) return;
+  for (const std::string& name : *names) {
+    struct stat st {};
+    if (!name.starts_with(kPrefix) || name == kept) continue;
+    if (::fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    if (now_ns() - to_ns(st.st_mtim) > kUnusedForNs) ::unlinkat(directory, name.c_str(), 0);
+  }
+}
+
+}  // namespace
+
+Result<std::string> saved_guest_name(const MachineShape& shape, const Digest& initramfs) {
+  Hasher hasher;
+  for (const std::string& path : {shape.qemu, shape.kernel}) {
+    HM_ASSIGN(const std::string identity, identity_of(path));
+    hasher.field(identity);
+  }
+  for (const std::string& argument : qemu_arguments(shape, QemuUse::kBoot)) hasher.field(argument);
+  hasher.field(initramfs.hex());
+  if (shape.kvm) hasher.field(processor());
+  return kPrefix + hasher.finish().hex().substr(0, 32);
+}
+
+std::optional<Fd> open_saved_guest(const std::string& directory, const std::string& name) {
+  auto file = open_file(directory + "/" + name, O_RDONLY);
+  if (!file) return std::nullopt;
+  ::futimens(file->get(), nullptr);  // it is in use
+  return std::move(*file);
+}
+
+void drop_saved_guest(const std::string& directory, const std::string& name) {
+  ::unlink((directory + "/" + name).c_str());
+}
+
+Status save_guest(const std::string& directory, const std::string& name, MachineParts parts,
+                  std::chrono::milliseconds patience, int wake) {
+  HM_ASSIGN(const Fd lock, open_file(directory + "/lock", O_RDWR | O_CREAT, 0600));
+  if (::flock(lock.get(), LOCK_EX) != 0) return fail_errno(directory);
+  if (open_saved_guest(directory, name)) return {};
+  HM_ASSIGN(const Fd folder, open_file(directory, O_RDONLY | O_DIRECTORY));
+  remove_unused(folder.get(), name);
+  HM_ASSIGN(const Fd file, open_at(folder.get(), ".", O_RDWR | O_TMPFILE, 0600));
+  HM_TRY(boot_and_save(parts, file.get(), patience, wake));
+  const std::string path = "/proc/self/fd/" + std::to_string(file.get());
+  if (::linkat(AT_FDCWD, path.c_str(), folder.get(), name.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+    return fail_errno(name);
+  }
+  return {};
+}
+
+}  // namespace hm::runner::vm
