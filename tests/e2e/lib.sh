@@ -10,6 +10,7 @@
 # Environment
 #   HM            the hm binary (required); HMFS: the hmfs binary (default: beside HM)
 #   HM_TEST_USER  when we are root: run every case as this user; root-only cases then skip
+#   HM_TEST_BACKEND  vm: every run in virtual machines (guests.sh)
 #   HM_TEST_KEEP  not empty: keep the case directories and say where they are
 #   TMPDIR        case directories are made below it (default /tmp)
 #
@@ -23,6 +24,8 @@ E2E_DEFAULT_TIMEOUT=120
 declare -A E2E_TIMEOUT=()
 # shellcheck source=tap.sh
 . "$E2E_DIR/tap.sh"
+# shellcheck source=guests.sh
+. "$E2E_DIR/guests.sh"
 
 # ---------------------------------------------------------------------------------------------
 # Ending a case
@@ -59,6 +62,7 @@ case_timeout() {
 
 workspace() {
   mkdir -p "$W/.hm"
+  if [[ ${HM_TEST_BACKEND:-} == vm ]]; then use_vm; fi
 }
 
 # write PATH [LINE…]: a workspace file, one argument a line; made anew, not written in place.
@@ -89,7 +93,8 @@ run_hm() {
   OUT=$T/run$RUNS.jsonl
   ERR=$T/run$RUNS.stderr
   RC=0
-  "$HM" run "$PIPELINE" --format json -d "$W" "$@" >"$OUT" 2>"$ERR" || RC=$?
+  "$HM" run "$PIPELINE" --format json -d "$W" ${HM_TEST_BACKEND:+--backend "$HM_TEST_BACKEND"} \
+    "$@" >"$OUT" 2>"$ERR" || RC=$?
 }
 
 run_rc() {

@@ -1,0 +1,281 @@
+#!/usr/bin/env bash
+# Steps in virtual machines: the same results as in namespaces, and nothing left behind.
+#
+#   tests/e2e/vm.sh                   what tools/check runs: a few minutes where there is no KVM
+#   HM_TEST_LONG=1 tests/e2e/vm.sh    also what takes long
+# shellcheck source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+E2E_DEFAULT_TIMEOUT=600
+
+needs_long() {
+  [[ -n ${HM_TEST_LONG:-} ]] || skip 'takes long: set HM_TEST_LONG=1'
+}
+
+run_vm() {
+  run_rc "$1" --backend vm "${@:2}"
+}
+
+# same_in_both KEY…: everything runs in namespaces and then again in machines: traces and layers
+# are equal.
+same_in_both() {
+  local key layers
+  run_ok
+  layers=$(layers_of)
+  for key in "$@"; do "$HM" trace -d "$W" "$key" >"$T/$key.namespace"; done
+  run_vm 0 --no-cache
+  assert_ran "$@"
+  for key in "$@"; do
+    "$HM" trace -d "$W" "$key" >"$T/$key.vm"
+    diff "$T/$key.namespace" "$T/$key.vm" || fail "the trace of $key differs"
+  done
+  [[ $(layers_of) == "$layers" ]] || fail 'the layers differ'
+}
+
+layers_of() {
+  jq -r 'select(.kind == "step_end") | .snapshot' "$OUT" | sort
+}
+
+test_output_and_exit_codes() {
+  use_vm
+  pipeline_toml <<'TOML'
+[[step]]
+key = "both"
+run = "echo out; echo err >&2; pwd; echo $HOME $GREETING; exit 3"
+env = { GREETING = "hello" }
+[[step]]
+key = "signal"
+run = "kill -9 $$"
+TOML
+  run_vm 1 -k
+  [[ $(step_events both | jq -r 'select(.kind == "step_log") | "\(.stream) \(.line)"' | sort) == \
+    $'stderr err\nstdout /root hello\nstdout /workspace\nstdout out' ]] || fail 'wrong output'
+  [[ $(step_events both | jq 'select(.kind == "step_end") | .exit_code') == 3 ]] || fail 'not 3'
+  [[ $(step_events signal | jq 'select(.kind == "step_end") | .exit_code') == 137 ]] || fail 'not 137'
+}
+
+# Names, contents, whiteouts, opaque directories, links, modes, owners, attributes, devices' absence.
+test_traces_and_layers_are_those_of_a_namespace() {
+  needs_root 'owners differ without'
+  use_vm
+  write read.txt one
+  write docs/a a
+  write docs/b b
+  pipeline_toml <<'TOML'
+[[step]]
+key = "parent"
+run = """
+cat read.txt; ls docs; test -e absent; test -e /etc/hostname
+mkdir -p made/deep && echo x > made/deep/file && ln made/deep/file made/link && ln -s file made/soft
+mkfifo made/fifo; touch made/empty; chmod 4750 made/empty; chown 12:34 made/empty
+cp -p read.txt made/copied; echo more >> docs/b; echo t > /tmp/t
+"""
+[[step]]
+key = "child"
+from = "parent"
+run = """
+rm -r docs && mkdir docs && echo new > docs/a && rm made/link read.txt
+mv made/deep made/moved; find made docs -printf '%p %y %m %U:%G %l\\n' | sort; cat made/moved/file
+"""
+TOML
+  same_in_both parent child
+}
+
+test_results_are_shared_with_namespaces() {
+  needs_root 'without, a namespace has one id and a machine all'
+  use_vm
+  write a.txt a
+  pipeline_toml <<'TOML'
+[[step]]
+key = "a"
+run = "cat a.txt; echo a > made"
+[[step]]
+key = "b"
+from = "a"
+run = "cat made"
+TOML
+  run_ok
+  assert_ran a b
+  run_vm 0
+  assert_hit a b
+  write a.txt 'another a'
+  run_vm 0
+  assert_ran a
+  assert_hit b
+  run_ok
+  assert_hit a b
+}
+
+# What is mounted where and how; capabilities, limits, and the like. Below /proc and /sys each
+# kernel has its own.
+test_sandbox_is_that_of_a_namespace() {
+  needs_root 'without, a namespace lacks what a machine has'
+  use_vm
+  pipeline_toml <<'TOML'
+[[step]]
+key = "s"
+cache = "none"
+run = """
+awk '$2 !~ "^/(proc|sys)/" { split($4, o, ","); print $2, $3 == "ext4" || $2 ~ "^/etc/" ? "-" : $3, o[1], $4 ~ /nosuid/, $4 ~ /nodev/, $4 ~ /noexec/ }' /proc/self/mounts | sort
+grep -E '^(Cap(Inh|Prm|Eff|Amb)|NoNewPrivs|Seccomp|Groups|Umask|Uid|Gid)' /proc/self/status | tr -s '\\t ' ' '
+ulimit -a; id; hostname; cat /etc/hostname; ls -A / /dev /run /tmp /sys/firmware; env | sort; echo $$
+readlink /proc/self/fd/0; test -w /proc/sys/kernel/core_pattern || echo read-only
+"""
+TOML
+  run_ok
+  log_of s >"$T/namespace"
+  run_vm 0
+  log_of s >"$T/vm"
+  diff "$T/namespace" "$T/vm" || fail 'they differ'
+}
+
+test_temporary_files_and_what_is_empty() {
+  use_vm
+  pipeline_toml <<'TOML'
+[[step]]
+key = "s"
+run = "ls -A /tmp /var/tmp; mktemp /tmp/XXXXXX > /dev/null; echo made"
+TOML
+  run_vm 0
+  run_vm 0
+  assert_hit s
+}
+
+test_timeout_ends_the_machine() {
+  use_vm
+  pipeline_toml <<'TOML'
+[[step]]
+key = "s"
+run = "trap 'echo told; exit 0' TERM; echo started; while true; do sleep 0.1; done"
+timeout = "15s"
+TOML
+  run_vm 1
+  [[ $(step_events s | jq 'select(.kind == "step_end") | .exit_code') == 124 ]] || fail 'not 124'
+  assert_log_has s told
+  wait_until 5 no_machines_of "$T" || fail 'a machine is left'
+}
+
+# killed SIGNAL: hm gets it while its step runs in a machine.
+killed() {
+  use_vm
+  pipeline_toml <<'TOML'
+[[step]]
+key = "s"
+run = "echo started; sleep 3600"
+TOML
+  "$HM" run "$PIPELINE" --backend vm --format json -d "$W" >"$T/killed.jsonl" 2>"$T/killed.stderr" &
+  local pid=$!
+  wait_until 300 grep -q '"started"' "$T/killed.jsonl" || fail 'the step did not start'
+  [[ -n $(machines_of "$T") ]] || fail 'the machine cannot be seen'
+  kill "-$1" "$pid"
+  RC=0
+  wait "$pid" || RC=$?
+  wait_until 10 no_machines_of "$T" || fail 'a machine is left'
+}
+
+test_killed_hm_leaves_nothing_behind() {
+  killed KILL
+  printf '[[step]]\nkey = "s"\nrun = "echo again"\n' | pipeline_toml
+  run_vm 0
+  local left
+  left=$(find "$HM_HOME/scratch" -mindepth 1)
+  [[ -z $left ]] || fail "left in scratch: $left"
+}
+
+test_interrupted_hm_ends_with_130() {
+  killed INT
+  [[ $RC == 130 ]] || fail "exit code $RC"
+}
+
+# The one drive is a file that has no name, and what a step did not read is nowhere.
+test_there_is_no_image() {
+  use_vm
+  write read.txt read
+  write marker.txt hm-marker-0123456789
+  pipeline_toml <<'TOML'
+[[step]]
+key = "s"
+run = "cat read.txt"
+TOML
+  run_vm 0 -v
+  local line
+  line=$(grep -F qemu-system "$ERR") || fail 'no command line'
+  [[ $(grep -oE -- '-(drive|hd[a-d]|cdrom|fsdev|virtfs|pflash|blockdev)' <<<"$line") == -blockdev ]] ||
+    fail "more than one drive: $line"
+  [[ $line == *"filename=/dev/fdset/1"* ]] || fail "the drive has a name: $line"
+  if grep -rlF hm-marker-0123456789 "$HM_HOME/"; then fail 'the marker is in the store'; fi
+  if grep -lF hm-marker-0123456789 "$E2E_GUESTS"/*; then fail 'the marker is in a saved guest'; fi
+}
+
+test_what_is_missing_is_said() {
+  use_vm
+  printf '[[step]]\nkey = "s"\nrun = "true"\n' | pipeline_toml
+  printf '[vm]\nkernel = "/nowhere/vmlinuz"\n' >"$W/.hm/config.toml"
+  run_vm 4
+  local line
+  line=$("$HM" vm check -d "$W" | grep ^kernel) || true
+  grep -qF "${line:-no line}" "$ERR" || fail "the run says something else than '$line'"
+  if "$HM" vm check -d "$W" >/dev/null; then fail 'hm vm check is content'; fi
+  printf '[vm]\nkernal = "/nowhere/vmlinuz"\n' >"$W/.hm/config.toml"
+  run_vm 7
+}
+
+test_network_of_the_host_and_none() {
+  use_vm
+  pipeline_toml <<'TOML'
+[[step]]
+key = "none"
+network = "none"
+run = "ls /sys/class/net; cat /proc/net/route | wc -l"
+[[step]]
+key = "host"
+run = "ls /sys/class/net; grep nameserver /etc/resolv.conf"
+[[step]]
+key = "name"
+run = "getent hosts deb.debian.org > /dev/null && echo resolved"
+TOML
+  run_hm --backend vm -k
+  assert_log none lo 1
+  assert_log_has host eth0
+  assert_log_has host 10.0.2.3
+  if timeout 10 getent hosts deb.debian.org >/dev/null; then assert_log name resolved; fi
+}
+
+test_memory_limit() {
+  use_vm
+  pipeline_toml <<'TOML'
+[[step]]
+key = "s"
+memory = "64M"
+run = "python3 -c 'b = bytearray(200 << 20); print(len(b))'; echo survived"
+TOML
+  run_vm 1
+  [[ $(step_events s | jq 'select(.kind == "step_end") | .exit_code') == 137 ]] || fail 'not 137'
+}
+
+test_many_steps_leave_nothing_behind() {
+  needs_long
+  use_vm
+  local i
+  for ((i = 0; i < 20; i++)); do
+    printf '[[step]]\nkey = "s%d"\nrun = "echo %d > out; cat out"\n' "$i" "$i"
+  done | pipeline_toml
+  run_vm 0 --parallelism 2
+  no_machines_of "$T" || fail 'a machine is left'
+  [[ -z $(find "$HM_HOME/scratch" -mindepth 1) ]] || fail 'something is left in the scratch'
+}
+
+test_more_is_written_than_there_is_memory() {
+  needs_long
+  use_vm
+  sed -i 's/512M/1G/' "$W/.hm/config.toml"
+  pipeline_toml <<'TOML'
+[[step]]
+key = "s"
+run = "head -c 5G /dev/zero > big; stat -c %s big; rm big"
+TOML
+  run_vm 0
+  assert_log s 5368709120
+}
+
+run_tests "$@"
