@@ -22,7 +22,7 @@ int cmd_version(const Arguments&) {
 
 int cmd_help(const Arguments&);
 
-constexpr std::array<hm::cli::Verb, 12> kVerbs = {{
+constexpr std::array<hm::cli::Verb, 13> kVerbs = {{
     {"run", "run a pipeline", hm::cli::cmd_run},
     {"exec", "run one command, cached by what it reads", hm::cli::cmd_exec},
     {"why", "say why the steps of the last run ran or did not", hm::cli::cmd_why},
@@ -31,6 +31,7 @@ constexpr std::array<hm::cli::Verb, 12> kVerbs = {{
     {"export", "copy a path out of a step of the last run", hm::cli::cmd_export},
     {"render", "print a pipeline as IR", hm::cli::cmd_render},
     {"pipelines", "list the pipelines of this project", hm::cli::cmd_pipelines},
+    {"image", "import, pull, list, show or remove images", hm::cli::cmd_image},
     {"cache", "show, check, prune or clear the store", hm::cli::cmd_cache},
     {"vm", "say what virtual machines need, or fetch a kernel for them", hm::cli::cmd_vm},
     {"version", "print the version", cmd_version},

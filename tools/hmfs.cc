@@ -31,14 +31,14 @@ void print(const hm::fs::Observation& item) {
 hm::Status serve(const std::string& mount_point, const std::string& dir,
                  const std::string& image_name, hm::fs::PassthroughMode passthrough) {
   HM_ASSIGN(const std::string workspace, hm::cli::workspace_of(dir));
-  HM_ASSIGN(const std::string image, hm::runner::resolve_image(image_name, workspace));
   HM_ASSIGN(const std::string home, hm::cli::store_home());
   hm::cli::block_stop_signals();
   HM_ASSIGN(const auto store, hm::store::Store::open(home));
   const hm::cli::StopOnSignal signals;
   HM_ASSIGN(const auto sources,
             hm::runner::Sources::open(workspace, hm::runner::IdMode::kFull, *store));
-  HM_ASSIGN(const hm::fs::ViewBase base, sources->base(image));
+  HM_ASSIGN(const auto image, hm::runner::resolve_image(image_name, workspace, *store));
+  HM_ASSIGN(const hm::fs::ViewBase base, sources->base(image.id));
   const hm::fs::View view(base, {}, hm::now_ns());
   HM_ASSIGN(const auto session,
             hm::fs::Session::start(view, *store, mount_point, print, {}, passthrough));
@@ -53,7 +53,8 @@ int run(int argc, char** argv) {
   auto add = options.add_options();
   add("mnt", "where", cxxopts::value<std::string>());
   add("d,dir", "project directory", cxxopts::value<std::string>()->default_value(""));
-  add("image", "host, or a directory", cxxopts::value<std::string>()->default_value("host"));
+  add("image", "an image's name, host, or a directory",
+      cxxopts::value<std::string>()->default_value("host"));
   hm::cli::add_passthrough(add);
   options.parse_positional({"mnt"});
   options.positional_help("MNT");

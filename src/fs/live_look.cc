@@ -36,31 +36,6 @@ bool means_absent(int error, const std::string& path) {
          (error == ENAMETOOLONG && path.size() < PATH_MAX - 1);
 }
 
-Result<Xattrs> read_xattrs(int path_fd) {
-  const std::string path = "/proc/self/fd/" + std::to_string(path_fd);
-  std::string names(65536, '\0');
-  const ssize_t size = ::listxattr(path.c_str(), names.data(), names.size());
-  if (size < 0) {
-    if (errno == ENOTSUP || errno == ELOOP || errno == ENOENT) return Xattrs{};
-    return fail_errno("listxattr");
-  }
-  names.resize(static_cast<std::size_t>(size));
-  Xattrs out;
-  for (std::size_t at = 0; at < names.size(); at = names.find('\0', at) + 1) {
-    const std::string name = names.c_str() + at;
-    if (!is_kept_xattr(name)) continue;
-    std::string value(65536, '\0');
-    const ssize_t n = ::getxattr(path.c_str(), name.c_str(), value.data(), value.size());
-    if (n < 0 && errno == ENODATA) continue;
-    if (n < 0) return fail_errno("getxattr");
-    value.resize(static_cast<std::size_t>(n));
-    if (is_posix_acl(name)) value = without_foreign_ids(value);
-    out.emplace_back(name, std::move(value));
-  }
-  std::sort(out.begin(), out.end());
-  return out;
-}
-
 Result<LiveStat> from_stat(const struct stat& st) {
   const auto kind = kind_of_mode(st.st_mode);
   if (!kind) return fail(ErrorCode::kIo, "unknown file type");
@@ -90,6 +65,31 @@ bool is_foreign_directory(const LiveLocation& where) {
 }
 
 }  // namespace
+
+Result<Xattrs> live_xattrs(int path_fd) {
+  const std::string path = "/proc/self/fd/" + std::to_string(path_fd);
+  std::string names(65536, '\0');
+  const ssize_t size = ::listxattr(path.c_str(), names.data(), names.size());
+  if (size < 0) {
+    if (errno == ENOTSUP || errno == ELOOP || errno == ENOENT) return Xattrs{};
+    return fail_errno("listxattr");
+  }
+  names.resize(static_cast<std::size_t>(size));
+  Xattrs out;
+  for (std::size_t at = 0; at < names.size(); at = names.find('\0', at) + 1) {
+    const std::string name = names.c_str() + at;
+    if (!is_kept_xattr(name)) continue;
+    std::string value(65536, '\0');
+    const ssize_t n = ::getxattr(path.c_str(), name.c_str(), value.data(), value.size());
+    if (n < 0 && errno == ENODATA) continue;
+    if (n < 0) return fail_errno("getxattr");
+    value.resize(static_cast<std::size_t>(n));
+    if (is_posix_acl(name)) value = without_foreign_ids(value);
+    out.emplace_back(name, std::move(value));
+  }
+  std::sort(out.begin(), out.end());
+  return out;
+}
 
 // --- DirectoryHandles -----------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ Result<std::optional<LiveStat>> LiveLook::walk(const std::string& path) {
   if (stat.kind == EntryKind::kSymlink) {
     HM_ASSIGN(stat.target, read_link_at(fd->get(), ""));
   } else if (rules_->wants_xattrs()) {
-    HM_ASSIGN(stat.xattrs, read_xattrs(fd->get()));
+    HM_ASSIGN(stat.xattrs, live_xattrs(fd->get()));
   }
   return std::optional(std::move(stat));
 }

@@ -46,6 +46,9 @@ class DirectoryHandles {
   std::vector<Item> items_;  // the last used first
 };
 
+// The attributes of a file that are part of its entry; `path_fd` may be O_PATH.
+Result<Xattrs> live_xattrs(int path_fd);
+
 class LiveLook {
  public:
   explicit LiveLook(std::unique_ptr<LiveRules> rules) : rules_(std::move(rules)) {}

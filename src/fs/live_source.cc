@@ -105,8 +105,8 @@ Status LiveSource::resolve(const Locked& at) {
   return {};
 }
 
-Result<std::optional<LiveEntry>> LiveSource::lookup(const std::string& path) {
-  std::optional<LiveEntry> found;
+Result<std::optional<SourceEntry>> LiveSource::lookup(const std::string& path) {
+  std::optional<SourceEntry> found;
   bool fresh = false;
   Id id = 0;
   {
@@ -115,7 +115,7 @@ Result<std::optional<LiveEntry>> LiveSource::lookup(const std::string& path) {
     fresh = !at.pin.resolved;
     HM_TRY(resolve(at));
     if (const auto stat = pins_.stat_of(at.pin)) {
-      found = LiveEntry{look_.rules().entry(*stat), look_.rules().mtime(*stat)};
+      found = SourceEntry{look_.rules().entry(*stat), look_.rules().mtime(*stat)};
     }
   }
   if (fresh) HM_TRY(agrees_with_listing(id, path));

@@ -24,6 +24,7 @@
 #include "fs/live_look.h"
 #include "fs/live_rules.h"
 #include "fs/pin_table.h"
+#include "fs/source.h"
 #include "store/store.h"
 #include "store/util/brief_mutex.h"
 #include "store/util/fd.h"
@@ -33,58 +34,39 @@ namespace hm::fs {
 // A file that one READ of the kernel fetches whole.
 inline constexpr std::uint64_t kSmallFile = std::uint64_t{128} * 1024;
 
-struct LiveEntry {
-  Entry entry;
-  std::int64_t mtime_ns = 0;
-};
-
-// A live file that is served from where it is. Thread-safe; its source must outlive it.
-class LiveFile {
- public:
-  LiveFile(const LiveLook& look, Fd fd, store::FileStamp pinned, std::string path)
-      : look_(&look), fd_(std::move(fd)), pinned_(pinned), path_(std::move(path)) {}
-  // Up to `size` bytes, fewer only at the end. kChanged unless they are the pinned file's.
-  Result<std::size_t> read(char* bytes, std::size_t size, off_t offset) const;
-
- private:
-  const LiveLook* look_;
-  Fd fd_;
-  store::FileStamp pinned_;
-  std::string path_;
-};
-
-class LiveSource {
+class LiveSource final : public Source {
  public:
   // `store` must outlive the source.
   LiveSource(std::unique_ptr<LiveRules> rules, store::Store& store);
-  ~LiveSource();
+  ~LiveSource() override;
 
-  Result<std::optional<LiveEntry>> lookup(const std::string& path);
-  Result<Listing> list(const std::string& path);
-  // Content digest of a file that lookup found; `capture` also puts the bytes into the store.
-  Result<Digest> digest(const std::string& path);
-  Result<Digest> capture(const std::string& path);
+  Result<std::optional<SourceEntry>> lookup(const std::string& path) override;
+  Result<Listing> list(const std::string& path) override;
+  Result<Digest> digest(const std::string& path) override;
+  // Puts the bytes into the store.
+  Result<Digest> capture(const std::string& path) override;
+  bool is_live() const override { return true; }
   // The bytes of a file of at most kSmallFile, and their digest: the first time those that are
   // pinned, later those that are there, if they still are the pinned ones. Nothing is written into
   // the store.
-  Result<Digest> read_small(const std::string& path, std::string& bytes);
+  Result<Digest> read_small(const std::string& path, std::string& bytes) override;
   // The file itself, to be read from as long as it is the pinned one. nullopt while its stamp would
   // not show every change: then only a copy can be served.
-  Result<std::optional<LiveFile>> open_resting(const std::string& path);
+  Result<std::optional<LiveFile>> open_resting(const std::string& path) override;
   // Has the kernel begin to read a file that is wanted soon. No look at it: nothing is pinned.
-  void read_ahead(const std::string& path);
+  void read_ahead(const std::string& path) override;
 
   // The first of these paths that has another value now than is pinned; what was never pinned is
   // left out. Cheapest when sorted.
-  Result<std::optional<std::string>> first_moved(std::span<const std::string_view> paths);
+  Result<std::optional<std::string>> first_moved(std::span<const std::string_view> paths) override;
   // LiveRules::moved_file.
-  Result<std::optional<std::string>> moved_rule_file() { return look_.rules().moved_file(); }
+  Result<std::optional<std::string>> moved_rule_file() override {
+    return look_.rules().moved_file();
+  }
 
-  // What the store may keep of these paths' pins: digests of old enough files.
-  std::vector<store::FileDigest> lasting_digests(std::span<const std::string_view> paths);
-  // Digests learned since the last call that the store may keep (old enough files only).
-  std::vector<store::FileDigest> take_learned();
-  bool may_have_xattrs() const { return xattrs_; }
+  std::vector<store::FileDigest> lasting_digests(std::span<const std::string_view> paths) override;
+  std::vector<store::FileDigest> take_learned() override;
+  bool may_have_xattrs() const override { return xattrs_; }
 
  private:
   using Id = PinTable::Id;

@@ -243,30 +243,32 @@ Result<Digest> View::capture(const Node& file) const {
   return digest(file);
 }
 
+Source* View::live_source(const Node& file) const {
+  const auto& source = file.base_ == Base::kWorkspace ? base_.workspace : base_.image;
+  const bool in_source = file.base_ == Base::kWorkspace || file.base_ == Base::kImage;
+  return in_source && source->is_live() ? source.get() : nullptr;
+}
+
+std::string View::source_path(const Node& file) const {
+  return file.base_ == Base::kWorkspace ? workspace_path(file.path) : file.path;
+}
+
 Result<Digest> View::read_small(const Node& file, const store::BlobStore& blobs,
                                 std::string& bytes) const {
-  if (file.base_ == Base::kWorkspace) {
-    return base_.workspace->read_small(workspace_path(file.path), bytes);
-  }
-  if (file.base_ == Base::kImage) return base_.image->read_small(file.path, bytes);
+  if (Source* live = live_source(file)) return live->read_small(source_path(file), bytes);
   HM_ASSIGN(const Digest content, digest(file));
   HM_TRY(blobs.read_whole(content, file.entry.size, bytes));
   return content;
 }
 
 Result<std::optional<LiveFile>> View::open_resting(const Node& file) const {
-  if (file.base_ == Base::kWorkspace) {
-    return base_.workspace->open_resting(workspace_path(file.path));
-  }
-  if (file.base_ == Base::kImage) return base_.image->open_resting(file.path);
+  if (Source* live = live_source(file)) return live->open_resting(source_path(file));
   return std::optional<LiveFile>{};
 }
 
 void View::read_ahead(const Node& file, const store::BlobStore& blobs) const {
-  if (file.base_ == Base::kWorkspace) {
-    base_.workspace->read_ahead(workspace_path(file.path));
-  } else if (file.base_ == Base::kImage) {
-    base_.image->read_ahead(file.path);
+  if (Source* live = live_source(file)) {
+    live->read_ahead(source_path(file));
   } else if (const auto content = digest(file)) {
     blobs.read_ahead(*content);
   }
@@ -311,10 +313,12 @@ std::size_t View::link_rank(const Node& node) const {
   const std::string& group = node.entry.link_group;
   if (group.empty() || node.origin < kOriginFirstLayer) return 0;
   const auto own = layers_.begin() + static_cast<std::ptrdiff_t>(node.origin - kOriginFirstLayer);
-  return static_cast<std::size_t>(std::count_if(layers_.begin(), own, [&](const ViewLayer& older) {
-    const LayerEntry* first = older.layer->find(group);
+  const auto older = std::count_if(layers_.begin(), own, [&](const ViewLayer& layer) {
+    const LayerEntry* first = layer.layer->find(group);
     return first != nullptr && first->entry.link_group == group;
-  }));
+  });
+  const bool in_image = base_.image && base_.image->has_link_group(group);
+  return static_cast<std::size_t>(older) + (in_image ? 1 : 0);
 }
 
 }  // namespace hm::fs

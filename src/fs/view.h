@@ -42,8 +42,8 @@ void place_times(ViewLayer& layer, std::span<const ViewLayer> below, std::int64_
 
 // What is below the layers. The view shares the sources with the other views of one run.
 struct ViewBase {
-  std::shared_ptr<LiveSource> image;      // null: only the skeleton
-  std::shared_ptr<LiveSource> workspace;  // null: /workspace is an empty directory
+  std::shared_ptr<Source> image;      // null: only the skeleton
+  std::shared_ptr<Source> workspace;  // null: /workspace is an empty directory
 };
 
 class View {
@@ -80,20 +80,20 @@ class View {
   Result<Digest> digest(const Node& file) const;
   Result<Digest> capture(const Node& file) const;
   // The bytes of a file of at most kSmallFile, and their digest: of a live file as in
-  // LiveSource::read_small, of any other from `blobs`.
+  // Source::read_small, of any other from `blobs`.
   Result<Digest> read_small(const Node& file, const store::BlobStore& blobs,
                             std::string& bytes) const;
-  // LiveSource::open_resting; nullopt of what is not live, too.
+  // Source::open_resting; nullopt of what is not live, too.
   Result<std::optional<LiveFile>> open_resting(const Node& file) const;
   // Has the kernel begin to read what read_small will.
   void read_ahead(const Node& file, const store::BlobStore& blobs) const;
 
-  // The first of these paths that has changed since this run pinned it (LiveSource::first_moved).
+  // The first of these paths that has changed since this run pinned it (Source::first_moved).
   Result<std::optional<std::string>> first_moved(std::span<const std::string_view> paths) const;
-  // LiveSource::lasting_digests of both sources.
+  // Source::lasting_digests of both sources.
   std::vector<store::FileDigest> lasting_digests(std::span<const std::string_view> paths) const;
-  // Tells apart the link groups of different layers that have one name: how many older ones there
-  // are. Not the layer's own place in the chain, which no observation covers.
+  // Tells apart the link groups of the image and of layers that have one name: how many older ones
+  // there are. Not the layer's own place in the chain, which no observation covers.
   std::size_t link_rank(const Node& node) const;
   bool may_have_xattrs() const { return may_have_xattrs_; }
   const std::vector<ViewLayer>& layers() const { return layers_; }
@@ -113,6 +113,8 @@ class View {
   Status take_layer_entry(Node& node, const LayerEntry& item, std::uint16_t layer) const;
   Status take_time(Node& node, const LayerEntry& item, std::uint16_t layer) const;
   std::string workspace_path(std::string_view path) const;
+  Source* live_source(const Node& file) const;  // null: its bytes are in the store
+  std::string source_path(const Node& file) const;
   struct LivePaths {
     std::vector<std::string_view> workspace, image;  // as the sources name them
   };

@@ -29,12 +29,19 @@ namespace hm::runner {
 struct Command {
   std::vector<std::string> argv;
   std::map<std::string, std::string> env;
-  std::string cwd;  // below /workspace, "" = /workspace
+  std::string cwd;          // below /workspace, "" = /workspace
+  std::string working_dir;  // absolute, of the image: instead of /workspace where cwd is ""
   Network network = Network::kHost;
   Limits limits;
   std::optional<std::chrono::milliseconds> timeout;
   std::vector<std::string> on_change;  // observed before the command runs
   fs::LookupProfile profile;           // of the last execution; no part of what is run
+
+  // The absolute path that it starts in.
+  std::string directory() const {
+    if (!cwd.empty()) return "/workspace/" + cwd;
+    return working_dir.empty() ? "/workspace" : working_dir;
+  }
 };
 
 // A result of a command that ended by itself with exit code 0: its layer, stored.

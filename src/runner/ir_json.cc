@@ -715,7 +715,7 @@ Status Reader::read_cwd(const Value& value, Step& out) {
   HM_TRY(expect(value, Kind::kString, "cwd"));
   auto path = workspace_path(value.text);
   if (!path) return refuse(value, "cwd " + path.error().message);
-  out.cwd = std::move(*path);
+  out.cwd = path->empty() ? "." : std::move(*path);
   return {};
 }
 

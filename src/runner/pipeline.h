@@ -33,9 +33,10 @@ struct Step {
   std::string label;                       // for people; the key where the document has none
   std::string command;                     // run as `sh -c`
   std::vector<std::string> argv;           // run as it is instead of `command`; no document has it
-  std::optional<std::string> image;        // only steps without a parent: "host" or a directory
+  std::optional<std::string> image;        // only steps without a parent; see sources.h
   std::map<std::string, std::string> env;  // pipeline's and step's, merged
-  std::string cwd;  // below /workspace, "" = /workspace itself; no "..", no leading slash
+  // Below /workspace, "." = /workspace itself, "" = as the image says; no "..", no leading slash.
+  std::string cwd;
   std::optional<std::chrono::milliseconds> timeout;
   CachePolicy cache;
   Network network = Network::kHost;

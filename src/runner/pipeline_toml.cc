@@ -283,8 +283,10 @@ Result<Pipeline> Reader::read_document(const toml::table& root, std::string_view
 }
 
 Status Reader::read_default_image(const toml::node& node) {
-  HM_ASSIGN(std::string image, text_of(node, "image", "image = \"host\" or a directory's path"));
-  if (image.empty()) return refuse(node, "image is empty; write \"host\" or a directory's path");
+  HM_ASSIGN(std::string image,
+            text_of(node, "image", "image = \"debian:12\", \"host\" or a directory's path"));
+  if (image.empty())
+    return refuse(node, "image is empty; write \"debian:12\", \"host\" or a directory's path");
   pipeline_.default_image = std::move(image);
   return {};
 }
@@ -373,7 +375,7 @@ Status Reader::read_cwd(const toml::node& node, Step& out) {
   HM_ASSIGN(const std::string text, text_of(node, "cwd", "cwd = \"packages/a\""));
   auto path = workspace_path(text);
   if (!path) return refuse(node, "cwd " + path.error().message);
-  out.cwd = std::move(*path);
+  out.cwd = path->empty() ? "." : std::move(*path);
   return {};
 }
 
@@ -418,8 +420,10 @@ Status Reader::read_label(const toml::node& node, Step& out) {
 }
 
 Status Reader::read_image(const toml::node& node, Step& out) {
-  HM_ASSIGN(std::string image, text_of(node, "image", "image = \"host\" or a directory's path"));
-  if (image.empty()) return refuse(node, "image is empty; write \"host\" or a directory's path");
+  HM_ASSIGN(std::string image,
+            text_of(node, "image", "image = \"debian:12\", \"host\" or a directory's path"));
+  if (image.empty())
+    return refuse(node, "image is empty; write \"debian:12\", \"host\" or a directory's path");
   out.image = std::move(image);
   return {};
 }

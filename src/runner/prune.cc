@@ -29,6 +29,8 @@ class Prune {
     HM_ASSIGN(const auto claims, store::read_claims(store_.home()));
     HM_ASSIGN(layers_, layers_by_digest());
     for (const auto& [kind, digest] : claims) keep(named(kind, digest));
+    HM_ASSIGN(const auto images, store_.images());
+    for (const store::Image& image : images) keep(named(store::ClaimKind::kLayer, image.tree));
     HM_TRY(choose());
     store::Eviction eviction = std::move(eviction_);
     for (const auto& [digest, times] : layers_) {

@@ -298,14 +298,7 @@ Result<pid_t> spawn(const std::string& bubblewrap, const std::vector<std::string
 }  // namespace
 
 Result<std::string> find_bubblewrap() {
-  const char* path = std::getenv("PATH");
-  std::string_view rest = path != nullptr ? path : "/usr/bin:/bin";
-  while (!rest.empty()) {
-    const std::size_t colon = std::min(rest.find(':'), rest.size());
-    const std::string candidate = std::string(rest.substr(0, colon)) + "/bwrap";
-    if (candidate[0] == '/' && ::access(candidate.c_str(), X_OK) == 0) return candidate;
-    rest.remove_prefix(std::min(colon + 1, rest.size()));
-  }
+  if (auto path = find_program("bwrap")) return std::move(*path);
   return fail(ErrorCode::kRefused,
               "bubblewrap (bwrap) is not in PATH: install it (apt-get install bubblewrap)");
 }
@@ -351,7 +344,7 @@ std::vector<std::string> bubblewrap_arguments(const std::string& root, const Hos
   for (const Capability& capability : kCapabilities) add({"--cap-add", capability.name});
   add({"--clearenv"});
   for (const auto& [name, value] : command.env) add({"--setenv", name, value});
-  add({"--chdir", command.cwd.empty() ? "/workspace" : "/workspace/" + command.cwd});
+  add({"--chdir", command.directory()});
   return args;
 }
 

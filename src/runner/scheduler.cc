@@ -22,7 +22,7 @@ enum class Phase { kWaiting, kRunning, kDone, kSkipped };
 
 struct Node {
   StepJob job;
-  std::string image;  // of its chain, resolved
+  ResolvedImage image;  // of its chain
   Phase phase = Phase::kWaiting;
   StepResult result;
   bool has_result = false;  // of this or an earlier attempt
@@ -108,6 +108,7 @@ class RunImpl final : public Run {
  private:
   Status prepare_step(std::size_t index);
   void number_chains();
+  void tell_images();
   Status run_attempts(const std::stop_token& stop);
   Status run_attempt(const std::stop_token& stop);
   void work(Sources& sources);
@@ -165,19 +166,18 @@ Status RunImpl::prepare_step(std::size_t index) {
   if (step.parent) {
     node.image = nodes_[*step.parent].image;
   } else {
-    const std::string image =
-        options_.image.value_or(step.image.value_or(pipeline_.default_image.value_or(kHostImage)));
-    auto resolved = resolve_image(image, options_.workspace);
+    auto resolved =
+        resolve_image(image_name(pipeline_, step, options_), options_.workspace, store_);
     if (!resolved) return fail(std::move(resolved).error().in("step '" + step.key + "'"));
-    node.image = *resolved;
+    node.image = std::move(*resolved);
   }
   StepInfo& info = node.job.info;
   info.id = new_uuid();
   info.key = step.key;
   info.label = step.label.empty() ? step.key : step.label;
-  info.image = node.image;
+  info.image = node.image.id;
   if (step.parent) info.parent_key = pipeline_.steps[*step.parent].key;
-  node.job.command = command_of(step, options_.env);
+  node.job.command = command_of(step, node.image.config, options_.env);
   node.job.cache = step.cache;
   node.job.verify = options_.verify;
   if (options_.rerun.contains(step.key)) {
@@ -297,7 +297,7 @@ void RunImpl::work(Sources& sources) {
 
 void RunImpl::run_one(std::size_t index, Sources& sources) {
   auto result = [&]() -> Result<StepResult> {
-    HM_ASSIGN(fs::ViewBase base, sources.base(nodes_[index].image));
+    HM_ASSIGN(fs::ViewBase base, sources.base(nodes_[index].image.id));
     std::unique_lock lock(mutex_);
     const fs::View view = view_of(index, base);
     const bool earlier = nodes_[index].has_result;
@@ -403,7 +403,7 @@ Status RunImpl::keep_files(Sources& sources) {
     for (const fs::Observation& item : node.result.inputs->observations) {
       if (item.kind == fs::ObservationKind::kContent) paths.push_back(item.path);
     }
-    HM_ASSIGN(const fs::ViewBase base, sources.base(node.image));
+    HM_ASSIGN(const fs::ViewBase base, sources.base(node.image.id));
     const auto files = fs::View(base, {}, now_ns()).lasting_digests(paths);
     if (!files.empty()) store_.keep_files(node.result.path_set, files);
   }
@@ -428,7 +428,7 @@ Status RunImpl::look_again(Sources& sources) {
 // Each path is looked at once, however many steps rest on it.
 Result<std::optional<std::string>> RunImpl::moved_input(Sources& sources) {
   std::map<std::string, std::vector<const fs::Trace*>> inputs;  // by image
-  for (const Node& node : nodes_) inputs[node.image].push_back(node.result.inputs.get());
+  for (const Node& node : nodes_) inputs[node.image.id].push_back(node.result.inputs.get());
   for (const auto& [image, traces] : inputs) {
     const std::vector<std::string_view> own = distinct_paths(traces);
     HM_ASSIGN(const fs::ViewBase base, sources.base(image));
@@ -459,10 +459,32 @@ Status RunImpl::run_attempts(const std::stop_token& stop) {
   }
 }
 
+// Which image a name stands for is settled now, for the whole run.
+void RunImpl::tell_images() {
+  std::set<std::string> told;
+  for (const Node& node : nodes_) {
+    const auto& [id, config] = node.image;
+    if (!is_stored_image(id) || !told.insert(id).second) continue;
+    const std::size_t mark = id.rfind('@');
+    const std::string digest = id.substr(id.rfind(':') + 1);
+    events_.note("image " + id.substr(0, mark) + " is " + digest.substr(0, 12));
+    if (id_mode_ == IdMode::kSingle && told.size() == 1) {
+      events_.note("without other ids than root's chown fails in its steps: " + single_id_reason() +
+                   "; --backend vm has all ids");
+    }
+    if (!config.user.empty() && config.user != "root" && config.user != "0" &&
+        config.user != "root:root" && config.user != "0:0") {
+      events_.note("image " + id.substr(0, mark) + " is made for the user '" +
+                   fs::printable(config.user) + "': its steps run as root");
+    }
+  }
+}
+
 Result<RunOutcome> RunImpl::execute(const std::stop_token& stop) {
   BuildInfo build{new_uuid(), nodes_.size(), 0, backend_name_};
   for (const Node& node : nodes_) build.chains = std::max(build.chains, node.job.info.chain + 1);
   events_.build_start(build);
+  tell_images();
   for (const Node& node : nodes_) events_.step_queued(node.job.info);
 
   std::stop_source run_stop;
@@ -525,7 +547,7 @@ store::RunReport RunImpl::report() const {
     const Node& node = nodes_[i];
     store::RunStep step;
     step.key = node.job.info.key;
-    step.image = node.image;
+    step.image = node.image.id;
     if (node.phase == Phase::kSkipped) {
       step.outcome = "skipped";
       step.reason = node.skip_reason;
@@ -558,7 +580,7 @@ Result<std::vector<Plan>> RunImpl::plan() {
       plan.reason = "depends on what '" + pipeline_.steps[*parent].key + "' writes";
       continue;
     }
-    HM_ASSIGN(const fs::ViewBase base, sources->base(nodes_[index].image));
+    HM_ASSIGN(const fs::ViewBase base, sources->base(nodes_[index].image.id));
     HM_ASSIGN(auto found, runner_.preview(nodes_[index].job, view_of(index, base)));
     if (auto* hit = std::get_if<Hit>(&found.outcome)) {
       plan.what = Plan::What::kHit;
@@ -574,14 +596,21 @@ Result<std::vector<Plan>> RunImpl::plan() {
 
 }  // namespace
 
-Command command_of(const Step& step, const std::map<std::string, std::string>& extra_env) {
+std::string image_name(const Pipeline& pipeline, const Step& step, const RunOptions& options) {
+  return options.image.value_or(step.image.value_or(pipeline.default_image.value_or(kHostImage)));
+}
+
+Command command_of(const Step& step, const image::ImageConfig& config,
+                   const std::map<std::string, std::string>& extra_env) {
   Command command;
   command.argv = step.argv;
   if (command.argv.empty()) command.argv = {"/bin/sh", "-c", step.command};
   command.env = {{"HOME", "/root"}, {"PATH", kDefaultPath}};
+  for (const auto& [name, value] : config.env) command.env[name] = value;
   for (const auto& [name, value] : step.env) command.env[name] = value;
   for (const auto& [name, value] : extra_env) command.env[name] = value;
-  command.cwd = step.cwd;
+  if (step.cwd != ".") command.cwd = step.cwd;
+  if (step.cwd.empty() && config.working_dir != "/") command.working_dir = config.working_dir;
   command.network = step.network;
   command.limits = step.limits;
   command.timeout = step.timeout;

@@ -74,7 +74,11 @@ class Run {
   virtual Result<std::vector<Plan>> plan() = 0;
 };
 
-// The command that a step of a pipeline means, with the environment it starts with.
-Command command_of(const Step& step, const std::map<std::string, std::string>& extra_env);
+// The name of the image that a step without a parent starts from.
+std::string image_name(const Pipeline& pipeline, const Step& step, const RunOptions& options);
+
+// The command that a step of a pipeline means on an image, with the environment it starts with.
+Command command_of(const Step& step, const image::ImageConfig& config,
+                   const std::map<std::string, std::string>& extra_env);
 
 }  // namespace hm::runner

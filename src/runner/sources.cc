@@ -2,21 +2,63 @@
 
 #include <sys/stat.h>
 
+#include "fs/capture.h"
 #include "fs/live_rules.h"
+#include "fs/live_source.h"
+#include "fs/stored_source.h"
 
 namespace hm::runner {
 
-Result<std::string> resolve_image(const std::string& name, const std::string& workspace) {
-  if (name == kHostImage) return name;
+namespace {
+
+constexpr std::string_view kTreeMark = "@sha256:";
+
+// What stands for an image of the store, and back; nullopt for "host" and directories.
+std::string stored_id(const store::Image& image) {
+  return image.name + std::string(kTreeMark) + image.tree.hex();
+}
+
+struct StoredId {
+  std::string name;
+  Digest tree;
+};
+std::optional<StoredId> parse_stored_id(const std::string& id) {
+  const std::size_t mark = id.rfind(kTreeMark);
+  if (id.starts_with("/") || mark == std::string::npos) return std::nullopt;
+  const auto tree = Digest::from_hex(std::string_view(id).substr(mark + kTreeMark.size()));
+  if (!tree) return std::nullopt;
+  return StoredId{id.substr(0, mark), *tree};
+}
+
+}  // namespace
+
+bool is_stored_image(const std::string& id) { return parse_stored_id(id).has_value(); }
+
+Result<ResolvedImage> resolve_image(const std::string& name, const std::string& workspace,
+                                    store::Store& store) {
+  if (name == kHostImage) return ResolvedImage{name, {}};
   const std::string path = name.starts_with("/") ? name : workspace + "/" + name;
   struct stat st {};
-  if (::stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) return path;
-  if (name.starts_with("/") || name.starts_with(".")) {
-    return fail(ErrorCode::kNotFound, "image '" + name + "' is not a directory");
+  const bool is_directory = ::stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode);
+  const std::string quoted = "image '" + fs::printable(name) + "'";
+  // With a slash it is a path, if there is such a path.
+  if (is_directory && (name.find('/') != std::string::npos || name.starts_with("."))) {
+    return ResolvedImage{path, {}};
   }
-  return fail(ErrorCode::kNotFound, "image '" + name +
-                                        "' is not known: use \"host\" or the path of a directory "
-                                        "(in the document, or with --image)");
+  if (name.starts_with("/") || name.starts_with(".")) {
+    return fail(ErrorCode::kNotFound, quoted + " is not a directory");
+  }
+  HM_ASSIGN(const auto image, store.image(name));
+  if (image) {
+    auto config = image::decode_config(image->config);
+    if (!config) return fail(std::move(config).error().in(quoted));
+    return ResolvedImage{stored_id(*image), std::move(*config)};
+  }
+  if (is_directory) return ResolvedImage{path, {}};
+  const std::string shown = fs::printable(name);
+  return fail(ErrorCode::kNotFound, quoted + " is not known: hm image pull " + shown +
+                                        " gets it (with skopeo), hm image import " + shown +
+                                        " SRC makes it of a directory or an archive");
 }
 
 Result<std::unique_ptr<Sources>> Sources::open(const std::string& workspace, IdMode id_mode,
@@ -31,17 +73,35 @@ Result<fs::ViewBase> Sources::base(const std::string& image) {
   const std::lock_guard lock(mutex_);
   auto& source = images_[image];
   if (!source) {
-    const auto owners = id_mode_ == IdMode::kFull ? fs::Owners::kReal : fs::Owners::kSquashed;
-    HM_ASSIGN(auto rules, image == kHostImage
-                              ? fs::host_rules(owners, {root_, store_.home()})
-                              : fs::directory_rules(image, owners, {store_.home()}));
-    source = std::make_shared<fs::LiveSource>(std::move(rules), store_);
+    HM_ASSIGN(source, open_image(image));
   }
   return fs::ViewBase{source, workspace_};
 }
 
+Result<std::shared_ptr<fs::Source>> Sources::open_image(const std::string& image) {
+  if (const auto id = parse_stored_id(image)) {
+    const auto owners = id_mode_ == IdMode::kSingle ? fs::Owners::kSquashed : fs::Owners::kReal;
+    HM_TRY(store_.claim_layer(id->tree));
+    HM_ASSIGN(const auto times, store_.layer_times(id->tree));
+    const std::string named = "image '" + id->name + "'";
+    if (!times) {
+      return fail(ErrorCode::kNotFound, named + " (" + id->tree.hex().substr(0, 12) +
+                                            ") is not in the store any longer: import it again");
+    }
+    auto tree = fs::load_layer(*times, store_.blobs());
+    if (!tree) return fail(std::move(tree).error().in(named + ": import it again"));
+    return std::shared_ptr<fs::Source>(
+        std::make_shared<fs::StoredSource>(std::move(*tree), owners));
+  }
+  // The host's ids are others than those of a user namespace.
+  const auto owners = id_mode_ == IdMode::kFull ? fs::Owners::kReal : fs::Owners::kSquashed;
+  HM_ASSIGN(auto rules, image == kHostImage ? fs::host_rules(owners, {root_, store_.home()})
+                                            : fs::directory_rules(image, owners, {store_.home()}));
+  return std::shared_ptr<fs::Source>(std::make_shared<fs::LiveSource>(std::move(rules), store_));
+}
+
 Result<std::optional<std::string>> Sources::moved_rule_file() {
-  std::vector<std::shared_ptr<fs::LiveSource>> sources = {workspace_};
+  std::vector<std::shared_ptr<fs::Source>> sources = {workspace_};
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [name, source] : images_) {

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "fs/view.h"
+#include "image/config.h"
 #include "runner/isolation.h"
 #include "store/store.h"
 
@@ -17,9 +18,18 @@ namespace hm::runner {
 
 inline constexpr const char* kHostImage = "host";
 
-// What an image name means: "host", or the absolute path of a directory. kNotFound, naming the
-// image, for anything else: named images do not exist yet.
-Result<std::string> resolve_image(const std::string& name, const std::string& workspace);
+// What an image's name means at this moment.
+struct ResolvedImage {
+  // For Sources::base, and for the report of the run: "host", the absolute path of a directory, or
+  // NAME@sha256:TREE of an image in the store.
+  std::string id;
+  image::ImageConfig config;
+};
+bool is_stored_image(const std::string& id);
+// "host", a directory (relative to the workspace), or the name of an image in the store. kNotFound,
+// saying how to get it, for anything else.
+Result<ResolvedImage> resolve_image(const std::string& name, const std::string& workspace,
+                                    store::Store& store);
 
 class Sources {
  public:
@@ -27,7 +37,7 @@ class Sources {
   static Result<std::unique_ptr<Sources>> open(const std::string& workspace, IdMode id_mode,
                                                store::Store& store);
 
-  // `image` as resolve_image returned it.
+  // `image` is a ResolvedImage's id. kNotFound when it is not in the store any longer.
   Result<fs::ViewBase> base(const std::string& image);
   // What decides how a source looks and is not as it was: an ignore file, the root itself.
   Result<std::optional<std::string>> moved_rule_file();
@@ -35,15 +45,16 @@ class Sources {
   void submit_learned();
 
  private:
+  Result<std::shared_ptr<fs::Source>> open_image(const std::string& image);
   Sources(std::string root, IdMode id_mode, store::Store& store)
       : root_(std::move(root)), id_mode_(id_mode), store_(store) {}
 
   const std::string root_;
   const IdMode id_mode_;
   store::Store& store_;
-  std::shared_ptr<fs::LiveSource> workspace_;
+  std::shared_ptr<fs::Source> workspace_;
   std::mutex mutex_;  // guards images_
-  std::map<std::string, std::shared_ptr<fs::LiveSource>> images_;
+  std::map<std::string, std::shared_ptr<fs::Source>> images_;
 };
 
 }  // namespace hm::runner

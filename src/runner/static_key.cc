@@ -84,7 +84,8 @@ StaticKey static_key(const Command& command, IdMode id_mode) {
   parts["format"] = text(kKeyFormat);
   parts["command"] = digest_of_list(command.argv);
   for (const auto& [name, value] : command.env) parts["env." + name] = text(value);
-  parts["cwd"] = text(command.cwd);
+  const bool of_image = command.cwd.empty() && !command.working_dir.empty();
+  parts["cwd"] = text(of_image ? command.working_dir : command.cwd);
   parts["network"] = text(command.network == Network::kHost ? "host" : "none");
   parts["ids"] = text(ids_text(id_mode));
   parts["limits"] = text(limits_description() + limits_text(command.limits));

@@ -167,6 +167,22 @@ Result<Execution> StepRunner::run_command(const StepJob& job, const StaticKey& k
   }
 }
 
+namespace {
+
+// A file that the store has lost of an image: no step can write it again.
+Status check_image(const StepJob& job, const fs::View& view,
+                   const std::optional<fs::SessionFailure>& failure) {
+  if (!failure || failure->kind != fs::SessionFailure::Kind::kStore) return {};
+  if (!is_stored_image(job.info.image)) return {};
+  HM_ASSIGN(const auto node, view.resolve(std::string_view(failure->path).substr(1)));
+  if (!node || node->origin != fs::kOriginImage) return {};
+  return fail(ErrorCode::kCorrupt, fs::printable(failure->path) + " of the image " +
+                                       job.info.image.substr(0, job.info.image.rfind('@')) +
+                                       " is damaged in the store: import it again");
+}
+
+}  // namespace
+
 Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, const Miss& miss,
                                        const fs::View& view, Sources& sources, Fd flight,
                                        const std::stop_token& stop) {
@@ -184,6 +200,7 @@ Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, const 
     events_.note("step '" + job.info.key + "' was killed: over its memory limit of " +
                  memory_text(job.command.limits.memory.value_or(0)));
   }
+  HM_TRY(check_image(job, view, execution->failure));
   HM_ASSIGN(auto back, setback(*execution, key, view));
   if (back) return std::move(*back);
   StepResult result;
@@ -273,6 +290,7 @@ Result<StepResult> StepRunner::verify_hit(const StepJob& job, StaticKey key, Hit
       view, job.command, [&](Stream stream, std::string_view bytes) { now.add(stream, bytes); },
       stop);
   if (!again) return fail(std::move(again).error());
+  HM_TRY(check_image(job, view, again->failure));
   HM_ASSIGN(auto back, setback(*again, key, view));
   if (back) return std::move(*back);
   HM_ASSIGN(const auto moved, moved_path(again->trace, view, sources));

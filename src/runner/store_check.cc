@@ -3,6 +3,7 @@
 #include <unordered_set>
 
 #include "fs/capture.h"
+#include "fs/stored_source.h"
 #include "fs/trace.h"
 #include "runner/step_log.h"
 #include "store/claims.h"
@@ -25,6 +26,8 @@ class MeaningCheck {
     HM_ASSIGN(const Fd held, store::hold_off_prune(store_.home()));
     HM_ASSIGN(const auto layers, store_.layers());
     for (const store::LayerTimes& times : layers) HM_TRY(check_layer(times));
+    HM_ASSIGN(const auto images, store_.images());
+    for (const store::Image& image : images) HM_TRY(check_image(image));
     HM_ASSIGN(const auto records, store_.records());
     for (const Record& record : records) HM_TRY(check_record(record));
     return StoreTotals{records.size(), layers.size()};
@@ -40,6 +43,25 @@ class MeaningCheck {
     if (repairs()) HM_TRY(store_.drop_layer(times.layer));
     findings_.add("layer " + short_name(times.layer) + ": " + fault, repairs());
     return {};
+  }
+
+  // Of one that lost a part nothing is left but its name.
+  Status check_image(const store::Image& image) {
+    const std::string fault = image_fault(image);
+    if (fault.empty()) return {};
+    if (repairs()) HM_TRY(store_.remove_image(image.name));
+    findings_.add("image " + image.name + ": " + fault + " (import it again)", repairs());
+    return {};
+  }
+
+  std::string image_fault(const store::Image& image) {
+    const auto times = store_.layer_times(image.tree);
+    const bool known = times && *times;
+    if (!known || (!whole_layers_.contains(image.tree) && !layer_fault(**times).empty())) {
+      return "its tree " + short_name(image.tree) + " is not whole";
+    }
+    const auto tree = fs::load_layer(**times, store_.blobs());
+    return tree && fs::is_whole_tree(**tree) ? "" : "what it names is no tree";
   }
 
   std::string layer_fault(const store::LayerTimes& times) {

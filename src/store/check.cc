@@ -9,6 +9,7 @@
 #include "store/blob_store.h"
 #include "store/blob_walk.h"
 #include "store/database.h"
+#include "store/schema.h"
 #include "store/scratch.h"
 #include "store/util/fd.h"
 
@@ -99,8 +100,9 @@ struct RowRule {
   const char* counts;     // not negative
   const char* optional;   // digests, or NULL
   const char* condition;  // whatever else
+  int since = 1;          // the first format with the table
 };
-constexpr std::array<RowRule, 7> kRowRules = {{
+constexpr std::array<RowRule, 8> kRowRules = {{
     {"path_sets", "static_key,path_set", "used_ns", "", "", "1"},
     {"dropped_path_sets", "static_key", "", "count", "", "1"},
     {"records", "static_key,strong_key,path_set,trace,layer,log", "created_ns,used_ns",
@@ -114,6 +116,9 @@ constexpr std::array<RowRule, 7> kRowRules = {{
      "typeof(key)='blob' AND typeof(outcome)='blob' AND typeof(reason)='blob' AND "
      "typeof(components)='blob' AND typeof(image)='blob' AND typeof(exit_code)='integer' AND "
      "typeof(chain)='blob' AND length(chain)%32=0 AND run IN (SELECT id FROM runs)"},
+    {"images", "tree", "imported_ns", "entries,bytes", "",
+     "typeof(name)='blob' AND length(name)>0 AND typeof(config)='blob' AND typeof(source)='blob'",
+     kFormatOfImages},
 }};
 
 // "column,column" as one condition, `form` for each with $ for the column.
@@ -153,15 +158,18 @@ Status check_rows(Db& db, const RowRule& rule, Repair repair, const std::string&
 }
 
 // Everything there is to find in a database that opens. kCorrupt: it has to be replaced.
-Status check_opened(Db& db, const std::string& path, Repair repair, Findings& findings) {
-  HM_ASSIGN(const SchemaFaults faults, schema_faults(db));
+Status check_opened(Db& db, std::int64_t format, const std::string& path, Repair repair,
+                    Findings& findings) {
+  HM_ASSIGN(const SchemaFaults faults, schema_faults(db, format));
   HM_TRY(drop_foreign(db, faults, repair, path, findings));
   HM_ASSIGN(const std::string fault, integrity_fault(db));
   if (!fault.empty()) return fail(ErrorCode::kCorrupt, path + ": " + fault);
   if (!faults.missing.empty()) {
     return fail(ErrorCode::kCorrupt, path + ": it has no " + faults.missing.front());
   }
-  for (const RowRule& rule : kRowRules) HM_TRY(check_rows(db, rule, repair, path, findings));
+  for (const RowRule& rule : kRowRules) {
+    if (format >= rule.since) HM_TRY(check_rows(db, rule, repair, path, findings));
+  }
   return {};
 }
 
@@ -169,7 +177,7 @@ Status check_existing(const std::string& home, const std::string& path, Repair r
                       Findings& findings) {
   HM_ASSIGN(Db db, open_unchecked(path));
   HM_ASSIGN(const std::int64_t format, database_format(db, path));
-  if (format > 0) HM_TRY(check_opened(db, path, repair, findings));
+  if (format > 0) HM_TRY(check_opened(db, format, path, repair, findings));
   if (findings.clean()) HM_TRY(open_database(home));  // as every hm opens it
   return {};
 }

@@ -39,8 +39,8 @@ Status check_files(const std::string& path) {
   return {};
 }
 
-Status check_schema(Db& db, const std::string& path) {
-  HM_ASSIGN(const SchemaFaults faults, schema_faults(db));
+Status check_schema(Db& db, std::int64_t format, const std::string& path) {
+  HM_ASSIGN(const SchemaFaults faults, schema_faults(db, format));
   if (!faults.foreign.empty()) {
     const auto& [type, name] = faults.foreign.front();
     return fail(damaged(path, "the " + type + " '" + name + "' in it is not hm's"));
@@ -49,13 +49,24 @@ Status check_schema(Db& db, const std::string& path) {
   return {};
 }
 
+Status migrate(Db& db, std::int64_t from) {
+  if (from == 1) HM_TRY(db.exec(kFrom1));
+  if (from < kFormatOfImages) {
+    std::string table = expected_statements().back();
+    table.insert(std::string_view("CREATE TABLE ").size(), "IF NOT EXISTS ");
+    HM_TRY(db.exec(table));
+  }
+  return db.exec("PRAGMA user_version=" + std::to_string(kFormat));
+}
+
 }  // namespace
 
 std::string database_path(const std::string& home) { return home + "/hm.db"; }
 
-Result<SchemaFaults> schema_faults(Db& db) {
+Result<SchemaFaults> schema_faults(Db& db, std::int64_t format) {
   SchemaFaults out;
   std::vector<std::string> expected = expected_statements();
+  const std::string last = expected.back();
   HM_ASSIGN(Stmt rows, db.prepare("SELECT type,name,coalesce(sql,'') FROM sqlite_schema"));
   while (true) {
     HM_ASSIGN(const bool row, rows.step());
@@ -72,6 +83,7 @@ Result<SchemaFaults> schema_faults(Db& db) {
     }
   }
   for (const std::string& statement : expected) {
+    if (format < kFormatOfImages && statement == last) continue;
     const std::size_t words = statement.find(' ') + 1;  // after CREATE
     out.missing.push_back(statement.substr(words, statement.find_first_of("(\n", words) - words));
   }
@@ -112,12 +124,10 @@ Result<Db> open_database(const std::string& home) {
   }
   if (fresh) {
     HM_TRY(db.exec(kSchema));
-  } else {
-    HM_TRY(check_schema(db, path));
-  }
-  if (version == 1) HM_TRY(db.exec(kFrom1));
-  if (version != kFormat) {
     HM_TRY(db.exec("PRAGMA user_version=" + std::to_string(kFormat)));
+  } else {
+    HM_TRY(check_schema(db, version, path));
+    if (version != kFormat) HM_TRY(migrate(db, version));
   }
   HM_TRY(txn.commit());
   return db;

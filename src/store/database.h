@@ -27,7 +27,8 @@ struct SchemaFaults {
   std::vector<Object> foreign;       // in the database and not in schema.h
   std::vector<std::string> missing;  // first lines of schema.h's statements
 };
-Result<SchemaFaults> schema_faults(Db& db);
+// What a database of an older `format` is yet to get is not missing.
+Result<SchemaFaults> schema_faults(Db& db, std::int64_t format);
 
 // The format number; kCorrupt when it can be no format's, kRefused when it is a newer one's. 0:
 // new.

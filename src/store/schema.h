@@ -6,7 +6,7 @@
 
 namespace hm::store {
 
-inline constexpr int kFormat = 2;
+inline constexpr int kFormat = 3;
 
 inline constexpr const char* kSchema = R"sql(
 CREATE TABLE path_sets(
@@ -38,7 +38,12 @@ CREATE TABLE run_steps(
   static_key BLOB, trace BLOB, layer BLOB, log BLOB, chain BLOB NOT NULL, image BLOB NOT NULL,
   exit_code INTEGER NOT NULL, duration_ms INTEGER NOT NULL,
   PRIMARY KEY(run, position)) WITHOUT ROWID;
+CREATE TABLE images(
+  name BLOB PRIMARY KEY, tree BLOB NOT NULL, config BLOB NOT NULL, source BLOB NOT NULL,
+  imported_ns INTEGER NOT NULL, entries INTEGER NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;
 )sql";
+// Formats before this one lack the last table above, and nothing else.
+inline constexpr int kFormatOfImages = 3;
 
 // Format 1 had layers without the paths that times are taken from: what they say is not enough.
 inline constexpr const char* kFrom1 =

@@ -81,6 +81,19 @@ Record record_row(Stmt& row) {
                 row.digest(5), row.number(6), row.number(7), row.number(8)};
 }
 
+constexpr const char* kSelectImage =
+    "SELECT name,tree,config,source,imported_ns,entries,bytes FROM images ";
+
+Image image_row(Stmt& row) {
+  return Image{row.bytes(0),
+               row.digest(1),
+               row.bytes(2),
+               row.bytes(3),
+               row.number(4),
+               static_cast<std::uint64_t>(row.number(5)),
+               static_cast<std::uint64_t>(row.number(6))};
+}
+
 RunStep run_step_row(Stmt& row) {
   RunStep step;
   step.key = row.bytes(0);
@@ -139,6 +152,13 @@ class BatchWriter {
       HM_TRY(write_record(record, batch.replace_records));
     }
     if (batch.report) HM_TRY(write_report(*batch.report));
+    HM_ASSIGN(Stmt image, db_.prepare("INSERT OR REPLACE INTO images VALUES(?,?,?,?,?,?,?)"));
+    for (const Image& item : batch.images) {
+      HM_TRY(image
+                 .bind(item.name, item.tree, item.config, item.source, item.imported_ns,
+                       item.entries, item.bytes)
+                 .run());
+    }
     return {};
   }
 
@@ -357,6 +377,24 @@ class SqliteStore final : public Store {
     return one_row(stmt.bind(workspace, pipeline, key), run_step_row);
   }
 
+  Result<std::vector<Image>> images() override {
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(Stmt stmt, reader_.prepare(std::string(kSelectImage) + "ORDER BY name"));
+    return all_rows(stmt, image_row);
+  }
+
+  Result<std::optional<Image>> image(const std::string& name) override {
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(Stmt stmt, reader_.prepare(std::string(kSelectImage) + "WHERE name=?"));
+    return one_row(stmt.bind(name), image_row);
+  }
+
+  Status remove_image(const std::string& name) override {
+    const std::lock_guard lock(read_mutex_);
+    HM_ASSIGN(Stmt stmt, reader_.prepare("DELETE FROM images WHERE name=?"));
+    return stmt.bind(name).run();
+  }
+
   Status drop_layer(const Digest& layer) override {
     const std::lock_guard lock(read_mutex_);
     for (const char* table : {"records", "layers"}) {
@@ -513,7 +551,8 @@ class SqliteStore final : public Store {
     const std::pair<const char*, std::uint64_t*> rows[] = {{"records", &out.records},
                                                            {"path_sets", &out.path_sets},
                                                            {"layers", &out.layers},
-                                                           {"files", &out.files}};
+                                                           {"files", &out.files},
+                                                           {"images", &out.images}};
     for (const auto& [table, count] : rows) {
       HM_ASSIGN(Stmt stmt, reader_.prepare(std::string("SELECT count(*) FROM ") + table));
       HM_TRY(stmt.step());
@@ -527,8 +566,8 @@ class SqliteStore final : public Store {
     HM_ASSIGN(const Fd gate, Scratch::exclude_others(home_, scratch_.path()));
     const std::lock_guard lock(read_mutex_);
     HM_ASSIGN(Txn txn, Txn::begin(reader_));
-    for (const char* table :
-         {"records", "path_sets", "dropped_path_sets", "layers", "files", "run_steps", "runs"}) {
+    for (const char* table : {"records", "path_sets", "dropped_path_sets", "layers", "files",
+                              "run_steps", "runs", "images"}) {
       HM_TRY(reader_.exec(std::string("DELETE FROM ") + table));
     }
     HM_TRY(txn.commit());

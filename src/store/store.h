@@ -71,8 +71,19 @@ struct RunReport {
   std::vector<RunStep> steps;
 };
 
+// An imported root filesystem. Its tree is a layer that hides nothing (fs/stored_source.h).
+struct Image {
+  std::string name;
+  Digest tree;
+  std::string config;  // JSON, see image/config.h
+  std::string source;  // what it was made from, for people
+  std::int64_t imported_ns = 0;
+  std::uint64_t entries = 0, bytes = 0;  // bytes: of all files
+};
+
 struct Batch {
   std::vector<LayerTimes> layers;
+  std::vector<Image> images;  // each takes the place of one of the same name
   std::vector<Record> records;
   bool replace_records = false;  // else an existing record of the same strong key stays
   std::vector<FileDigest> files;
@@ -81,7 +92,8 @@ struct Batch {
 };
 
 struct StoreStats {
-  std::uint64_t blobs = 0, blob_bytes = 0, records = 0, path_sets = 0, layers = 0, files = 0;
+  std::uint64_t blobs = 0, blob_bytes = 0, records = 0, path_sets = 0, layers = 0, files = 0,
+                images = 0;
 };
 
 // What the report of one run names.
@@ -135,6 +147,9 @@ class Store {
   virtual Result<std::optional<RunStep>> last_step(const std::string& workspace,
                                                    const std::string& pipeline,
                                                    const std::string& key) = 0;
+  virtual Result<std::vector<Image>> images() = 0;  // by name
+  virtual Result<std::optional<Image>> image(const std::string& name) = 0;
+  virtual Status remove_image(const std::string& name) = 0;
   // Forgets this layer and every record whose result it is: its bytes are gone or wrong.
   virtual Status drop_layer(const Digest& layer) = 0;
   // Forgets the digests of all files: one of them was wrong.

@@ -39,7 +39,7 @@ run_case() {
   OUT=
   ERR=
   REMOVE_AT_END=()
-  export HM_HOME=$T/home HOME=$T/userhome TMPDIR=$T/tmp LC_ALL=C
+  export HM_HOME=$T/home HOME=$T/userhome TMPDIR=$T/tmp LC_ALL=C HM_IMAGE__PULL=never
   unset XDG_DATA_HOME XDG_CONFIG_HOME XDG_CACHE_HOME GIT_DIR GIT_WORK_TREE
   umask 022
   mkdir -p "$HOME" "$TMPDIR"

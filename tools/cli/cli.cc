@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <charconv>
 #include <cstdlib>
 #include <iostream>
 
@@ -158,7 +159,7 @@ Result<Machine> Machine::open() {
   runner::apply_limits();
   Machine machine;
   HM_ASSIGN(machine.id_mode, runner::enter_private_namespaces());
-  if (machine.id_mode == runner::IdMode::kFull) (void)::setgroups(0, nullptr);
+  if (machine.id_mode != runner::IdMode::kSingle) (void)::setgroups(0, nullptr);
   // The store starts a thread, which inherits this mask: only StopOnSignal takes these signals.
   block_stop_signals();
   HM_ASSIGN(machine.store, store::Store::open(home));
@@ -184,6 +185,23 @@ StopOnSignal::~StopOnSignal() {
   const std::uint64_t one = 1;
   (void)!::write(over_.get(), &one, sizeof one);
   watcher_.join();
+}
+
+Result<std::uint64_t> parse_size(const std::string& flag, const std::string& text) {
+  const auto refuse = [&] {
+    return fail(ErrorCode::kNotFound,
+                flag + " is a number of bytes, or like 500M or 10G, not '" + text + "'");
+  };
+  std::uint64_t number = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc{} || end - rest > 1) return refuse();
+  if (rest == end) return number;
+  const std::size_t unit = std::string_view("KMGT").find(*rest);
+  if (unit == std::string_view::npos) return refuse();
+  const std::size_t shift = 10 * (unit + 1);
+  if (number > (~std::uint64_t{0} >> shift)) return refuse();
+  return number << shift;
 }
 
 Result<std::map<std::string, std::string>> parse_env(const std::vector<std::string>& pairs) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "fs/passthrough.h"
+#include "runner/config.h"
 #include "runner/isolation.h"
 #include "runner/scheduler.h"
 #include "store/store.h"
@@ -38,6 +39,7 @@ int cmd_render(const Arguments& arguments);
 int cmd_pipelines(const Arguments& arguments);
 int cmd_cache(const Arguments& arguments);
 int cmd_vm(const Arguments& arguments);
+int cmd_image(const Arguments& arguments);
 
 // First thing in main: umask, inherited descriptors, and diagnostics for developers on stderr at
 // the level that HM_LOG names (debug, info, …; default off).
@@ -71,6 +73,13 @@ struct Machine {
   static Result<Machine> open();
 };
 
+// Pulls those of the images that are not known and could be a registry's, as far as `pull` and this
+// machine allow. What is still unknown afterwards is nobody's error yet.
+Status pull_missing(const std::vector<std::string>& images, const std::string& workspace,
+                    runner::Pull pull, store::Store& store);
+// The flag --pull, else what the configuration says.
+Result<runner::Pull> pull_policy(const cxxopts::ParseResult& args, const std::string& workspace);
+
 // Blocks SIGINT, SIGTERM and SIGHUP for this thread and those it starts: before the first one.
 void block_stop_signals();
 
@@ -88,6 +97,9 @@ class StopOnSignal {
   Fd signals_, over_;
   std::thread watcher_;
 };
+
+// 10G, 500M, 0, 4096: bytes. kNotFound, naming the flag, for anything else.
+Result<std::uint64_t> parse_size(const std::string& flag, const std::string& text);
 
 // "NAME=VALUE" pairs; kInvalid, naming the flag, for anything else.
 Result<std::map<std::string, std::string>> parse_env(const std::vector<std::string>& pairs);

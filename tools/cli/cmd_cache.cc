@@ -1,6 +1,5 @@
 // hm cache stats|clear|verify|prune.
 #include <array>
-#include <charconv>
 #include <iostream>
 
 #include "cli/cli.h"
@@ -31,6 +30,7 @@ int print_stats(store::Store& store) {
             << "path sets  " << stats->path_sets << "\n"
             << "layers     " << stats->layers << "\n"
             << "files      " << stats->files << "\n"
+            << "images     " << stats->images << "\n"
             << std::flush;
   return 0;
 }
@@ -71,29 +71,12 @@ int verify(const std::string& home, const ParseResult& args) {
   return findings.clean() ? 0 : code(runner::ExitCode::kInfrastructure);
 }
 
-// 10G, 500M, 0, 4096: bytes.
-std::optional<std::uint64_t> parse_size(const std::string& text) {
-  std::uint64_t number = 0;
-  const char* end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, number);
-  if (error != std::errc{} || end - rest > 1) return std::nullopt;
-  if (rest == end) return number;
-  const std::size_t unit = std::string_view("KMGT").find(*rest);
-  if (unit == std::string_view::npos) return std::nullopt;
-  const std::size_t shift = 10 * (unit + 1);
-  if (number > (~std::uint64_t{0} >> shift)) return std::nullopt;
-  return number << shift;
-}
-
 int prune(const std::string& home, const ParseResult& args) {
   std::optional<std::uint64_t> max_bytes;
   if (args.count("max-size") > 0) {
-    const auto text = args["max-size"].as<std::string>();
-    max_bytes = parse_size(text);
-    if (!max_bytes) {
-      complain("--max-size is a number of bytes, or like 500M or 10G, not '" + text + "'");
-      return code(runner::ExitCode::kUsage);
-    }
+    const auto size = parse_size("--max-size", args["max-size"].as<std::string>());
+    if (!size) return report(size.error());
+    max_bytes = *size;
   }
   const auto store = store::Store::open(home);
   if (!store) return report(store.error());

@@ -65,7 +65,7 @@ runner::Pipeline pipeline_of(const std::vector<std::string>& argv, const std::st
   for (const std::string& word : argv) step.key += (step.key.empty() ? "" : " ") + word;
   step.key = runner::printable(step.key);
   step.argv = argv;
-  step.cwd = cwd;
+  step.cwd = cwd.empty() ? "." : cwd;
   runner::Pipeline pipeline;
   pipeline.name = "hm exec";
   pipeline.steps.push_back(std::move(step));
@@ -100,7 +100,10 @@ cxxopts::Options exec_options() {
   options.custom_help("[OPTION...] -- CMD...");
   auto add = options.add_options();
   add("d,dir", "project directory", cxxopts::value<std::string>()->default_value(""));
-  add("image", "host, or a directory", cxxopts::value<std::string>()->default_value("host"));
+  add("image", "an image's name, host, or a directory",
+      cxxopts::value<std::string>()->default_value("host"));
+  add("pull", "an image that is not here: missing (pull it) or never",
+      cxxopts::value<std::string>());
   add("e,env", "K=V in the command's environment", cxxopts::value<std::vector<std::string>>());
   add("o,output", "bring this path back into the workspace",
       cxxopts::value<std::vector<std::string>>());
@@ -131,11 +134,15 @@ int cmd_exec(const Arguments& arguments) {
   auto env = parse_env(list("env"));
   if (!env) return own_failure(env.error());
   run_options.env = std::move(*env);
-  const auto image = runner::resolve_image(*run_options.image, where->workspace);
-  if (!image) return own_failure(image.error());
+  const auto pull = pull_policy(args, where->workspace);
+  if (!pull) return own_failure(pull.error());
 
   auto machine = Machine::open();
   if (!machine) return own_failure(machine.error());
+  const auto pulled = pull_missing({*run_options.image}, where->workspace, *pull, *machine->store);
+  if (!pulled) return own_failure(pulled.error());
+  const auto image = runner::resolve_image(*run_options.image, where->workspace, *machine->store);
+  if (!image) return own_failure(image.error());
   const StopOnSignal signals;
   const auto backend = runner::make_namespace_backend(*machine->store, fs::PassthroughMode::kOff);
   if (!backend) return own_failure(backend.error());
@@ -153,7 +160,7 @@ int cmd_exec(const Arguments& arguments) {
     return code(ExitCode::kExecFailed);  // said already: the workspace kept changing
   }
   if (result.exit_code != 0) return result.exit_code;
-  const auto brought = bring_back(*where, list("output"), result, *machine, *image);
+  const auto brought = bring_back(*where, list("output"), result, *machine, image->id);
   return brought ? 0 : own_failure(brought.error());
 }
 

@@ -28,6 +28,8 @@ cxxopts::Options run_options() {
   add("file", "read this document instead (IR, or *.toml); - is IR on stdin",
       cxxopts::value<std::string>());
   add("image", "image of every step without a parent", cxxopts::value<std::string>());
+  add("pull", "images that are not here: missing (pull them) or never",
+      cxxopts::value<std::string>());
   add("e,env", "K=V in every step's environment", cxxopts::value<Strings>());
   add("step", "only this step and its ancestors", cxxopts::value<Strings>());
   add("rerun", "run this step even if it is cached", cxxopts::value<Strings>());
@@ -113,6 +115,15 @@ Result<runner::RunOptions> options_of(const cxxopts::ParseResult& args,
   return options;
 }
 
+// What the steps without a parent are to start from.
+Strings images_of(const runner::Pipeline& pipeline, const runner::RunOptions& options) {
+  Strings out;
+  for (const runner::Step& step : pipeline.steps) {
+    if (!step.parent) out.push_back(runner::image_name(pipeline, step, options));
+  }
+  return out;
+}
+
 std::unique_ptr<runner::EventSink> make_events(const cxxopts::ParseResult& args) {
   if (args["format"].as<std::string>() == "json") return runner::make_json_events(1);
   const char* ci = std::getenv("CI");
@@ -168,9 +179,20 @@ int cmd_run(const Arguments& arguments) {
     return report(passthrough.error());
   }
 
+  const auto pull = pull_policy(args, *workspace);
+  if (!pull) return report(pull.error());
+
   // Namespaces first: they need a process with one thread.
   auto machine = Machine::open();
   if (!machine) return report(machine.error());
+  if (args.count("dry-run") == 0) {
+    const auto pulled =
+        pull_missing(images_of(*pipeline, *run_options), *workspace, *pull, *machine->store);
+    if (!pulled) {
+      complain(pulled.error().message);
+      return code(ExitCode::kInfrastructure);
+    }
+  }
   const StopOnSignal signals;
   const auto events = make_events(args);
   const auto backend = make_backend(args, *workspace, *machine->store, *events);

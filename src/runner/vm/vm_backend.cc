@@ -106,7 +106,7 @@ Result<StepOrder> order_of(const Command& command, const fs::View& view,
                            const std::vector<std::string>& empty, const std::string& dir) {
   StepOrder order;
   order.argv = command.argv;
-  order.cwd = command.cwd.empty() ? "/workspace" : "/workspace/" + command.cwd;
+  order.cwd = command.directory();
   for (const auto& [name, value] : command.env) {
     if (name != "PWD") order.env.push_back(name + "=" + value);
   }

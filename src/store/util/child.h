@@ -10,6 +10,9 @@
 
 #include <sys/types.h>
 
+#include <optional>
+#include <string>
+
 #include "store/util/result.h"
 
 namespace hm {
@@ -21,5 +24,8 @@ Result<pid_t> run_child(ChildFunction function, void* argument, int namespaces);
 
 // waitpid without EINTR: the status word.
 int wait_for_child(pid_t pid);
+
+// The absolute path of a program in PATH.
+std::optional<std::string> find_program(const std::string& name);
 
 }  // namespace hm

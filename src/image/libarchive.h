@@ -1,0 +1,32 @@
+// The few things that every use of libarchive here needs: owned handles, a Stream as the input,
+// and its errors as ours. Private to this directory.
+#pragma once
+
+#include <archive.h>
+#include <archive_entry.h>
+
+#include <memory>
+#include <string>
+
+#include "image/stream.h"
+
+namespace hm::image {
+
+struct FreeArchive {
+  void operator()(struct archive* archive) const { ::archive_read_free(archive); }
+};
+using ArchiveHandle = std::unique_ptr<struct archive, FreeArchive>;
+
+// What libarchive reads from, and what went wrong there: it keeps no error of ours.
+struct ArchiveInput {
+  Stream* stream = nullptr;
+  Status status;
+};
+
+// `input` must stay where it is as long as the archive is read.
+Status open_archive(struct archive* archive, ArchiveInput& input);
+
+// The error of the last call.
+Error archive_error(struct archive* archive, const ArchiveInput& input);
+
+}  // namespace hm::image
