@@ -34,11 +34,12 @@ std::string place(const std::string& path, const toml::node& node) {
 
 Status take_table(const toml::table& table, const char* name, const std::string& path,
                   Config& config) {
-  for (const auto& [word, node] : table) {
+  for (const auto& [key_node, node] : table) {
+    const std::string_view word = key_node.str();
     const auto* key = std::find_if(kKeys.begin(), kKeys.end(), [&](const Key& known) {
-      return std::string_view(known.table) == name && word.str() == known.name;
+      return std::string_view(known.table) == name && word == known.name;
     });
-    const std::string where = place(path, node) + ": " + name + "." + std::string(word.str());
+    const std::string where = place(path, node) + ": " + name + "." + std::string(word);
     if (key == kKeys.end()) return fail(ErrorCode::kInvalid, where + " is no setting of hm");
     const auto text = node.value<std::string>();
     if (!node.is_string() || !text) return fail(ErrorCode::kInvalid, where + " is not a text");
