@@ -678,14 +678,14 @@ TEST_F(SessionTest, LargeLiveFiles) {
     EXPECT_EQ(mounted.observations(), (Lines{"content large", "content middle", "content young"}));
     EXPECT_FALSE(mounted.session().failure());
     const Trace trace = mounted.session().trace();
-    for (const auto& [path, text] : {std::pair("large", large), std::pair("middle", middle)}) {
-      const std::string wanted = " sha256=" + Digest::of(text).hex();
+    for (const auto& file : {std::pair("large", large), std::pair("middle", middle)}) {
+      const std::string wanted = " sha256=" + Digest::of(file.second).hex();
       EXPECT_TRUE(std::any_of(trace.observations.begin(), trace.observations.end(),
                               [&](const Observation& item) {
-                                return item.path == path && item.value.ends_with(wanted);
+                                return item.path == file.first && item.value.ends_with(wanted);
                               }))
-          << path;
-      EXPECT_FALSE(has_blob(trees_, text)) << path << " was copied";
+          << file.first;
+      EXPECT_FALSE(has_blob(trees_, file.second)) << file.first << " was copied";
     }
     EXPECT_TRUE(has_blob(trees_, young));
   }
