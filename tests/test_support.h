@@ -92,6 +92,18 @@ inline void set_mtime(const std::string& path, time_t seconds) {
 
 inline Digest digest_of(std::string_view text) { return Digest::of(text); }
 
+// ThreadSanitizer gives up in a process made by vfork(2), such as the one that mounts an overlay.
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define HM_TEST_THREAD_SANITIZER 1
+#endif
+#endif
+#if defined(HM_TEST_THREAD_SANITIZER) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kThreadSanitizer = true;
+#else
+inline constexpr bool kThreadSanitizer = false;
+#endif
+
 // --- layers in one line ------------------------------------------------------------------------
 
 inline fs::LayerEntry file_entry(const std::string& path, std::string_view text,

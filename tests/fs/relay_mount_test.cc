@@ -154,6 +154,7 @@ class KernelRelay {
 
 // Whatever programs do to a tree: a real kernel's requests all pass, and are recorded as ever.
 TEST(RelayMountTest, ARealKernelsRequestsAllPass) {
+  if (test::kThreadSanitizer) GTEST_SKIP() << "ThreadSanitizer cannot follow a vfork";
   if (!can_mount()) GTEST_SKIP() << kCannotMount;
   Trees trees;
   for (int i = 0; i < 300; ++i) {

@@ -451,6 +451,7 @@ TEST_F(DeviceTest, RandomUppers) {
 
 // What overlayfs itself leaves, whiteouts included, is no error.
 TEST_F(ArchiveTest, UpperOfARealOverlay) {
+  if (test::kThreadSanitizer) GTEST_SKIP() << "ThreadSanitizer cannot follow a vfork";
   if (!can_mount()) GTEST_SKIP() << kCannotMount;
   std::filesystem::create_directories(trees_.image("many/deep"));
   write_file(trees_.image("many/deep/file"), "x");
