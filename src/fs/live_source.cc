@@ -220,14 +220,19 @@ Result<Digest> LiveSource::capture(const std::string& path) {
   HM_ASSIGN(const store::BlobInfo info, store_.blobs().put_copy(fd.get()));
   HM_TRY(check_unmoved(fd.get(), stat, path));
   if (info.size != stat.stamp.size || (content && *content != info.digest)) {
-    // It did not move: what the store remembered of it was wrong, and may have been used already.
-    HM_TRY(store_.drop_file_digests());
-    return fail(ErrorCode::kChanged, look_.display(path));
+    HM_TRY(forget_digests(path));
   }
   set_content(at.pin, info.digest, stamp.has_value());
   at.pin.captured = true;
   learn(stamp, info.digest);
   return info.digest;
+}
+
+// Of a file that did not move: what the store remembered of it was wrong, and may have been used
+// already.
+Status LiveSource::forget_digests(const std::string& path) {
+  HM_TRY(store_.drop_file_digests());
+  return fail(ErrorCode::kChanged, look_.display(path));
 }
 
 // The digest decides, not the stat: a file that was only touched still has the pinned bytes.
@@ -237,10 +242,7 @@ Status LiveSource::read_again(const Locked& at, const LiveStat& pinned, std::str
   if (now.kind != EntryKind::kFile) return fail(ErrorCode::kChanged, look_.display(at.path));
   HM_ASSIGN(const bool whole, store::read_exactly(fd.get(), bytes));
   if (whole && Digest::of(bytes) == *at.pin.content) return {};
-  if (check_unmoved(fd.get(), pinned, at.path)) {
-    // It did not move: what the store remembered of it was wrong, and may have been used already.
-    HM_TRY(store_.drop_file_digests());
-  }
+  if (check_unmoved(fd.get(), pinned, at.path)) return forget_digests(at.path);
   return fail(ErrorCode::kChanged, look_.display(at.path));
 }
 
@@ -250,6 +252,23 @@ Result<std::optional<LiveFile>> LiveSource::open_resting(const std::string& path
   if (!lasting_stamp(stat)) return std::optional<LiveFile>{};
   HM_ASSIGN(Fd fd, open_pinned(stat, path));
   return std::optional(LiveFile(look_, std::move(fd), stat.stamp, path));
+}
+
+Result<Digest> LiveSource::hash(const std::string& path) {
+  const Locked at = lock_pin(path);
+  HM_ASSIGN(const LiveStat stat, pinned_file(at));
+  if (at.pin.hashed) return *at.pin.content;
+  const auto stamp = lasting_stamp(stat);
+  HM_ASSIGN(const Fd fd, open_pinned(stat, path));
+  HM_ASSIGN(const store::BlobInfo info, store::hash_fd(fd.get()));
+  HM_TRY(check_unmoved(fd.get(), stat, path));
+  const bool pinned = at.pin.content != nullptr;
+  const auto content = pinned ? std::optional(*at.pin.content) : known_digest(stamp);
+  if (content && *content != info.digest) HM_TRY(forget_digests(path));
+  if (!pinned) set_content(at.pin, info.digest, stamp.has_value());
+  at.pin.hashed = true;
+  learn(stamp, info.digest);
+  return info.digest;
 }
 
 // The stamp is looked at after the bytes: what was written before them has changed it already.

@@ -53,6 +53,8 @@ class LiveSource final : public Source {
   // The file itself, to be read from as long as it is the pinned one. nullopt while its stamp would
   // not show every change: then only a copy can be served.
   Result<std::optional<LiveFile>> open_resting(const std::string& path) override;
+  // The digest of the bytes that are there: what the store remembers of them is not believed.
+  Result<Digest> hash(const std::string& path) override;
   // Has the kernel begin to read a file that is wanted soon. No look at it: nothing is pinned.
   void read_ahead(const std::string& path) override;
 
@@ -86,6 +88,7 @@ class LiveSource final : public Source {
   void set_content(Pin& pin, const Digest& digest, bool lasts);
   Result<LiveStat> pinned_file(const Locked& at);
   Result<Fd> open_pinned(const LiveStat& pinned, const std::string& path);
+  Status forget_digests(const std::string& path);
   Status check_unmoved(int fd, const LiveStat& pinned, const std::string& path);
   Result<Digest> digest_now(const LiveStat& stat, const std::optional<store::FileStamp>& stamp,
                             const std::string& path);

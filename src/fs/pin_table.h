@@ -43,6 +43,7 @@ struct Pin {
   bool resolved : 1 = false;
   bool present : 1 = false;
   bool captured : 1 = false;
+  bool hashed : 1 = false;  // `content` comes from the bytes, not from what was known of them
   // The stamp had rested when the content or the listing was taken: while it stays, so do they. One
   // that rests only since then says nothing, see file_age.h.
   bool lasts : 1 = false;

@@ -343,13 +343,14 @@ Result<Fd> FuseSession::open_blob(Id id, const View::Node& node) {
 
 // What is served meanwhile is what is hashed, or one of both finds that the file has changed.
 Status FuseSession::hash_live(Id id, const View::Node& node) {
-  if (nodes_->content(id)) return {};
-  if (node.entry.size < kHashedAside) {
-    HM_TRY(content(id, node));
+  const auto hash = [this, id, node]() -> Status {
+    HM_ASSIGN(const Digest digest, view_.hash(node));
+    if (nodes_->set_content(id, digest)) watch(id);
     return {};
-  }
-  aside_.add([this, id, node] {
-    if (const auto digest = content(id, node); !digest) note_failure(node.path, digest.error());
+  };
+  if (node.entry.size < kHashedAside) return hash();
+  aside_.add([this, node, hash] {
+    if (const Status hashed = hash(); !hashed) note_failure(node.path, hashed.error());
   });
   return {};
 }

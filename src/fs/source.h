@@ -67,6 +67,8 @@ class Source {
   virtual Result<std::optional<LiveFile>> open_resting(const std::string&) {
     return std::optional<LiveFile>{};
   }
+  // `digest`, of the bytes that a LiveFile serves.
+  virtual Result<Digest> hash(const std::string& path) { return digest(path); }
   virtual void read_ahead(const std::string&) {}
   // The first of these paths that has another value now than this run was told.
   virtual Result<std::optional<std::string>> first_moved(std::span<const std::string_view>) {

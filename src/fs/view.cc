@@ -266,6 +266,11 @@ Result<std::optional<LiveFile>> View::open_resting(const Node& file) const {
   return std::optional<LiveFile>{};
 }
 
+Result<Digest> View::hash(const Node& file) const {
+  Source* live = live_source(file);
+  return live != nullptr ? live->hash(source_path(file)) : digest(file);
+}
+
 void View::read_ahead(const Node& file, const store::BlobStore& blobs) const {
   if (Source* live = live_source(file)) {
     live->read_ahead(source_path(file));

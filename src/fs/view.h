@@ -85,6 +85,7 @@ class View {
                             std::string& bytes) const;
   // Source::open_resting; nullopt of what is not live, too.
   Result<std::optional<LiveFile>> open_resting(const Node& file) const;
+  Result<Digest> hash(const Node& file) const;  // Source::hash
   // Has the kernel begin to read what read_small will.
   void read_ahead(const Node& file, const store::BlobStore& blobs) const;
 

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -658,11 +659,24 @@ bool has_blob(Trees& trees, std::string_view text) {
   return trees.store().blobs().size(Digest::of(text)).has_value();
 }
 
+// Has the store remember other bytes of a file than there are.
+void remember_wrong_digest(Trees& trees, const std::string& path) {
+  const auto source = trees.image_source();
+  must(source->digest(path));
+  store::Batch batch;
+  batch.files = source->take_learned();
+  ASSERT_EQ(batch.files.size(), 1U);
+  batch.files[0].digest = Digest::of("other bytes");
+  trees.store().submit(std::move(batch));
+  must(trees.store().flush());
+  ASSERT_EQ(must(trees.image_source()->digest(path)), Digest::of("other bytes"));
+}
+
 // Files that have rested are served from where they are, others from a copy.
 TEST_F(SessionTest, LargeLiveFiles) {
   std::string large(6'000'000, 'l');
   std::string middle(400'000, 'm');
-  for (const char* name : {"large", "changed"}) write_file(trees_.image(name), large);
+  for (const char* name : {"large", "changed", "known"}) write_file(trees_.image(name), large);
   write_file(trees_.image("middle"), middle);
   std::this_thread::sleep_for(std::chrono::nanoseconds(kTrustedAgeNs) + std::chrono::seconds(1));
   const std::string young(500'000, 'y');
@@ -688,6 +702,17 @@ TEST_F(SessionTest, LargeLiveFiles) {
       EXPECT_FALSE(has_blob(trees_, file.second)) << file.first << " was copied";
     }
     EXPECT_TRUE(has_blob(trees_, young));
+  }
+  // The digest on record is that of the bytes served, whatever was known of the file.
+  for (const char* name : {"middle", "known"}) {
+    remember_wrong_digest(trees_, name);
+    Mounted mounted(trees_, trees_.view());
+    std::ifstream(mounted / name).get();
+    mounted.session().stop();
+    ASSERT_TRUE(mounted.session().failure()) << name;
+    EXPECT_EQ(mounted.session().failure()->kind, SessionFailure::Kind::kMoved);
+    EXPECT_NE(must(trees_.image_source()->digest(name)), Digest::of("other bytes"))
+        << "it is remembered no longer";
   }
   Mounted mounted(trees_, trees_.view());
   const Fd fd = must(open_file(mounted / "changed", O_RDONLY));
