@@ -2,104 +2,43 @@
 
 #include <fcntl.h>
 
-#include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <exception>
-#include <mutex>
-#include <thread>
 #include <vector>
 
 #include "fs/overlay_xattr.h"
+#include "store/adoption_crew.h"
 
 namespace hm::fs {
 
 namespace {
 
-// A group is closed when it has one or the other.
-constexpr std::size_t kGroupFiles = 32;
-constexpr std::uint64_t kGroupBytes = std::uint64_t{1} << 20;
 // Each file that waits may hold a directory open.
 constexpr std::size_t kWaitingGroups = 16;
 constexpr unsigned kMostThreads = 16;
 
-using Group = std::vector<Intake::File*>;
-
 class ThreadedIntake final : public Intake {
  public:
-  explicit ThreadedIntake(store::BlobStore& blobs) : blobs_(blobs), own_(blobs) {}
-
-  ~ThreadedIntake() override { end_threads(); }
+  explicit ThreadedIntake(store::BlobStore& blobs)
+      : crew_(blobs, {1, kMostThreads, kWaitingGroups},
+              [this](store::Adoption& adoption, Group group) { take_in(adoption, group); }) {}
 
   File& add(std::shared_ptr<const Fd> dir, std::string name, std::uint64_t size) override {
     File& file = files_.emplace_back();
     file.dir = std::move(dir);
     file.name = std::move(name);
     file.size = size;
-    group_.push_back(&file);
-    group_bytes_ += size;
-    if (group_.size() >= kGroupFiles || group_bytes_ >= kGroupBytes) hand_over();
+    crew_.add(&file, size);
     return file;
   }
 
-  void finish() override {
-    take_in(own_, std::exchange(group_, {}));
-    while (auto group = next(Wait::kNo)) take_in(own_, std::move(*group));
-    end_threads();
-  }
+  void finish() override { crew_.finish(); }
 
  private:
-  enum class Wait { kNo, kYes };
+  using Crew = store::AdoptionCrew<File*>;
+  using Group = Crew::Group;
 
-  // To another thread; where there is none, or all have enough to do, it is done here.
-  void hand_over() {
-    Group group = std::exchange(group_, {});
-    group_bytes_ = 0;
-    if (threads_.empty()) start_threads();
-    {
-      const std::lock_guard lock(mutex_);
-      if (!threads_.empty() && waiting_.size() < kWaitingGroups) {
-        waiting_.push_back(std::exchange(group, {}));
-      }
-    }
-    if (group.empty()) {
-      wake_.notify_one();
-    } else {
-      take_in(own_, std::move(group));
-    }
-  }
-
-  void start_threads() {
-    const unsigned wanted = std::min(std::thread::hardware_concurrency(), kMostThreads);
-    for (unsigned i = 1; i < wanted; ++i) {  // this thread works, too
-      threads_.emplace_back([this] {
-        store::Adoption adoption(blobs_);
-        while (auto group = next(Wait::kYes)) take_in(adoption, std::move(*group));
-      });
-    }
-  }
-
-  void end_threads() {
-    {
-      const std::lock_guard lock(mutex_);
-      ending_ = true;
-    }
-    wake_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
-  }
-
-  std::optional<Group> next(Wait wait) {
-    std::unique_lock lock(mutex_);
-    if (wait == Wait::kYes) wake_.wait(lock, [this] { return ending_ || !waiting_.empty(); });
-    if (waiting_.empty()) return std::nullopt;
-    Group group = std::move(waiting_.front());
-    waiting_.pop_front();
-    return group;
-  }
-
-  void take_in(store::Adoption& adoption, Group group) noexcept {
-    if (group.empty()) return;
+  void take_in(store::Adoption& adoption, const Group& group) noexcept {
     try {
       if (!failed_) adopt(adoption, group);
     } catch (const std::exception& error) {  // out of memory
@@ -150,18 +89,9 @@ class ThreadedIntake final : public Intake {
     return {};
   }
 
-  store::BlobStore& blobs_;
-  store::Adoption own_;  // the adding thread's
   std::deque<File> files_;
-  Group group_;  // being filled
-  std::uint64_t group_bytes_ = 0;
-  std::vector<std::thread> threads_;
   std::atomic<bool> failed_{false};
-
-  std::mutex mutex_;  // guards the next two
-  std::deque<Group> waiting_;
-  bool ending_ = false;
-  std::condition_variable wake_;
+  Crew crew_;  // last: it works on the others
 };
 
 }  // namespace

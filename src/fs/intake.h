@@ -1,8 +1,7 @@
-// Intake: the files of an upper on their way into the store, on a few threads.
+// Intake: the files of an upper on their way into the store.
 //
-// Hashing is bound by the processor, adopting a small file by its system calls: both are done for
-// groups of files, by as many threads as there are processors, while the walk that finds the files
-// goes on. Little work is done by the walking thread alone. One thread adds and finishes.
+// They are hashed and adopted by a few threads (store/adoption_crew.h) while the walk that finds
+// them goes on. One thread adds and finishes.
 #pragma once
 
 #include <sys/stat.h>

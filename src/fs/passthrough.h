@@ -36,7 +36,8 @@ class Passthrough {
   // From this size on (bytes): below it registering costs more than the one READ it saves.
   static constexpr std::uint64_t kFromSize = std::uint64_t{1} << 20;
 
-  explicit Passthrough(PassthroughMode mode) : state_(first_state(mode)) {}
+  explicit Passthrough(PassthroughMode mode) : mode_(mode), state_(first_state(mode)) {}
+  PassthroughMode mode() const { return mode_; }
 
   // A request and an answer of the connection; of all but INIT they keep nothing and change
   // nothing.
@@ -59,6 +60,7 @@ class Passthrough {
     return mode == PassthroughMode::kOff ? State::kOff : State::kAsking;
   }
 
+  const PassthroughMode mode_;
   std::atomic<State> state_;
   std::atomic<std::uint64_t> init_{0};  // the unique id of an INIT that offers it
   std::atomic<bool> accepted_{false};

@@ -8,7 +8,7 @@
 // For one thread at a time (Turns).
 #pragma once
 
-#include <cstdint>
+#include <chrono>
 
 namespace hm::fs {
 
@@ -22,8 +22,9 @@ class RequestWait {
   void end();
 
  private:
-  std::int64_t began_ns_ = 0;  // on CLOCK_MONOTONIC
-  bool close_ = false;         // the last request came soon
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point began_;
+  bool close_ = false;  // the last request came soon
   bool gave_up_ = false;
 };
 

@@ -154,7 +154,6 @@ class FuseSession final : public Session {
         store_(store),
         watcher_(std::move(watcher)),
         profile_(std::move(profile)),
-        mode_(passthrough),
         passthrough_(passthrough),
         abandon_(std::move(abandon)) {}
   ~FuseSession() override { stop(); }
@@ -213,13 +212,12 @@ class FuseSession final : public Session {
   int receive(fuse_buf& buffer, bool kept_turn);
   void serve();
   void note_end();
-  Status settle_passthrough(const std::string& mount_point, PassthroughMode mode);
+  Status settle_passthrough(const std::string& mount_point);
 
   const View& view_;
   store::Store& store_;
   Watcher watcher_;
   const LookupProfile profile_;
-  const PassthroughMode mode_;
   Passthrough passthrough_;
   std::stop_source abandon_;
   std::optional<NodeTable> nodes_;  // from mount on
@@ -888,15 +886,15 @@ void widen_readahead(const std::string& mount_point) {
 }
 
 // What a mount can't have it does without, unless it is required.
-Status FuseSession::settle_passthrough(const std::string& mount_point, PassthroughMode mode) {
-  if (mode == PassthroughMode::kOff) return {};
+Status FuseSession::settle_passthrough(const std::string& mount_point) {
+  if (passthrough_.mode() == PassthroughMode::kOff) return {};
   struct statvfs st {};
   ::statvfs(mount_point.c_str(), &st);  // answered after INIT
   const std::string path = store_.scratch().fresh("passthrough");
   HM_ASSIGN(const Fd file, open_file(path, O_RDWR | O_CREAT | O_EXCL));
   ::unlink(path.c_str());
   const Status settled = passthrough_.settle(fuse_session_fd(session_.get()), file);
-  if (mode == PassthroughMode::kRequire) return settled;
+  if (passthrough_.mode() == PassthroughMode::kRequire) return settled;
   if (!settled) spdlog::info("{}", settled.error().message);
   return {};
 }
@@ -937,7 +935,7 @@ Status FuseSession::mount(const std::string& mount_point) {
   if (::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK) != 0) return fail_errno("/dev/fuse");
   start_threads();
   widen_readahead(mount_point);
-  return settle_passthrough(mount_point, mode_);
+  return settle_passthrough(mount_point);
 }
 
 Status FuseSession::relay(Fd stream, const RelayLimits& limits) {
