@@ -3,6 +3,7 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <array>
 #include <exception>
 #include <map>
 #include <numeric>
@@ -387,12 +388,16 @@ Status Reader::read_timeout(const toml::node& node, Step& out) {
 }
 
 Status Reader::read_network(const toml::node& node, Step& out) {
+  static constexpr std::array<std::pair<std::string_view, Network>, 2> kNetworks = {
+      {{"host", Network::kHost}, {"none", Network::kNone}}};
   HM_ASSIGN(const std::string network, text_of(node, "network", "network = \"none\" or \"host\""));
-  if (network != "host" && network != "none") {
+  const auto* row = std::find_if(kNetworks.begin(), kNetworks.end(),
+                                 [&](const auto& known) { return known.first == network; });
+  if (row == kNetworks.end()) {
     return refuse(node,
                   "there is no network " + in_quotes(network) + "; write \"host\" or \"none\"");
   }
-  out.network = network == "none" ? Network::kNone : Network::kHost;
+  out.network = row->second;
   return {};
 }
 
