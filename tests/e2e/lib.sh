@@ -52,6 +52,11 @@ needs_command() {
   done
 }
 
+# Whether steps have other ids than root's.
+has_ids() {
+  [[ $(id -u) == 0 || ${HM_TEST_BACKEND:-} == vm ]] || grep -qs "^$(id -un):" /etc/subuid
+}
+
 # case_timeout test_name SECONDS; at file level.
 case_timeout() {
   E2E_TIMEOUT[$1]=$2
