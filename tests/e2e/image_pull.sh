@@ -117,6 +117,28 @@ TOML
   [[ -z $(find "$HM_HOME/scratch" "$HM_HOME/blobs" -type f) ]] || fail 'something is left'
 }
 
+# A pull that takes a while, on a terminal: a skopeo that is slow, and gives up.
+test_pull_shows_how_far_it_is() {
+  needs_command script
+  mkdir "$T/slow"
+  cat >"$T/slow/skopeo" <<'SH'
+#!/bin/sh
+for last; do :; done
+layout=${last#oci:}
+mkdir -p "${layout%:*}/blobs"
+head -c 3145728 /dev/zero >"${layout%:*}/blobs/part"
+sleep 1.5
+echo no more >&2
+exit 1
+SH
+  chmod +x "$T/slow/skopeo"
+  PATH=$T/slow:$PATH script -qec "$HM image pull slow:1" "$T/screen" >/dev/null </dev/null || true
+  grep -q '3 MiB fetched' "$T/screen" || fail "shows $(cat -v "$T/screen")"
+  grep -q 'cannot pull slow:1: no more' "$T/screen" || fail "shows $(cat -v "$T/screen")"
+  PATH=$T/slow:$PATH "$HM" image pull slow:1 2>"$T/err" || true
+  [[ $(grep -c '' "$T/err") == 1 ]] || fail "says $(<"$T/err")"
+}
+
 test_without_skopeo_pull_says_what_to_install() {
   local rc=0
   PATH=/nowhere "$HM" image pull debian:12 2>"$T/err" || rc=$?
