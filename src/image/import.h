@@ -21,6 +21,8 @@ struct ImportOptions {
   Limits limits;
   std::string source;  // what is said about where it came from; "" is the path
   Progress progress;
+  // While an image is pulled: how many bytes have arrived so far; a few times a second.
+  std::function<void(std::uint64_t bytes)> fetched;
 };
 
 // `path` is a directory with a root filesystem or an OCI layout, or an archive of either, or of

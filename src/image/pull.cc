@@ -1,6 +1,7 @@
 #include "image/pull.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -8,6 +9,8 @@
 
 #include <array>
 #include <cstdlib>
+#include <filesystem>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -16,6 +19,10 @@
 namespace hm::image {
 
 namespace {
+
+using Meanwhile = std::function<void()>;
+
+constexpr int kLookEveryMs = 200;
 
 // As Docker does, the registries of this machine may speak plain HTTP.
 bool is_local(const std::string& ref) {
@@ -45,9 +52,39 @@ std::string last_line(std::string_view text) {
   return fs::printable(text.substr(text.rfind('\n') + 1));
 }
 
+// What the files in a folder have by now, while others write and rename them.
+std::uint64_t bytes_in(const std::string& folder) {
+  std::uint64_t bytes = 0;
+  std::error_code error;
+  for (std::filesystem::recursive_directory_iterator it(folder, error), end; !error && it != end;
+       it.increment(error)) {
+    std::error_code no_file;
+    const std::uint64_t size = it->file_size(no_file);
+    if (!no_file) bytes += size;
+  }
+  return bytes;
+}
+
+// All that comes out of a pipe; now and then it does something else.
+Result<std::string> listen(int fd, const Meanwhile& meanwhile) {
+  std::string text;
+  std::array<char, 4096> buffer{};
+  while (true) {
+    pollfd item{fd, POLLIN, 0};
+    const int ready = ::poll(&item, 1, kLookEveryMs);
+    if (ready < 0 && errno != EINTR) return fail_errno("poll");
+    if (ready == 0) meanwhile();
+    if (ready <= 0) continue;
+    const ssize_t n = ::read(fd, buffer.data(), buffer.size());
+    if (n < 0 && errno != EINTR) return fail_errno("read");
+    if (n == 0) return text;
+    if (n > 0) text.append(buffer.data(), static_cast<std::size_t>(n));
+  }
+}
+
 // Runs it to its end; the exit code, and what it said on stderr.
 Result<std::pair<int, std::string>> run(const std::string& program, std::vector<std::string> words,
-                                        const std::string& tmp) {
+                                        const std::string& tmp, const Meanwhile& meanwhile) {
   std::array<int, 2> pipe{};
   if (::pipe2(pipe.data(), O_CLOEXEC) != 0) return fail_errno("pipe");
   const Fd read(pipe[0]);
@@ -71,7 +108,7 @@ Result<std::pair<int, std::string>> run(const std::string& program, std::vector<
   ::posix_spawnattr_destroy(&attributes);
   write.reset();
   if (error != 0) return fail(system_error(program, error));
-  auto said = read_all(read.get());
+  auto said = listen(read.get(), meanwhile);
   const int status = wait_for_child(pid);
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return std::pair{code, said ? std::move(*said) : std::string()};
@@ -100,7 +137,9 @@ Result<store::Image> pull_image(store::Store& store, const std::string& name,
   if (is_local(ref)) words.emplace_back("--src-tls-verify=false");
   words.push_back("docker://" + ref);
   words.push_back("oci:" + folder + "/layout:image");
-  const auto ended = run(*skopeo, std::move(words), folder);
+  const auto ended = run(*skopeo, std::move(words), folder, [&] {
+    if (options.fetched) options.fetched(bytes_in(folder));
+  });
   auto image = [&]() -> Result<store::Image> {
     if (!ended) return fail(ended.error());
     if (ended->first != 0) {

@@ -22,23 +22,32 @@ namespace {
 using cxxopts::ParseResult;
 using Words = std::vector<std::string>;
 
-// How far an import is, on stderr: one line that is written again, or none where nobody looks.
+// How far an import or a pull is, on stderr: one line that is written again, or none where nobody
+// looks.
 class ProgressLine {
  public:
   ~ProgressLine() {
     if (written_) (void)write_all(2, "\r\033[K");
   }
-  void operator()(std::uint64_t entries, std::uint64_t bytes) {
-    const auto now = Clock::now();
-    if (!is_terminal_ || now - last_ < std::chrono::milliseconds(100)) return;
-    last_ = now;
-    written_ = true;
-    (void)write_all(2, "\r\033[K" + std::to_string(entries) + " entries, " +
-                           std::to_string(bytes >> 20) + " MiB");
+  void imported(std::uint64_t entries, std::uint64_t bytes) {
+    if (is_time()) show(std::to_string(entries) + " entries, " + megabytes(bytes));
+  }
+  void fetched(std::uint64_t bytes) {
+    if (is_time()) show(megabytes(bytes) + " fetched");
   }
 
  private:
   using Clock = std::chrono::steady_clock;
+  static std::string megabytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
+  bool is_time() const {
+    return is_terminal_ && Clock::now() - last_ >= std::chrono::milliseconds(100);
+  }
+  void show(const std::string& text) {
+    last_ = Clock::now();
+    written_ = true;
+    (void)write_all(2, "\r\033[K" + text);
+  }
+
   const bool is_terminal_ = ::isatty(2) == 1;
   Clock::time_point last_ = Clock::now();
   bool written_ = false;
@@ -71,9 +80,18 @@ void print_image(const store::Image& image) {
             << size_text(image.bytes) << "  " << time_text(image.imported_ns) << "\n";
 }
 
-Result<image::ImportOptions> import_options(const ParseResult& args, ProgressLine& line) {
+// `line` must outlive the options.
+image::ImportOptions options_showing(ProgressLine& line) {
   image::ImportOptions options;
-  options.progress = std::ref(line);
+  options.progress = [&line](std::uint64_t entries, std::uint64_t bytes) {
+    line.imported(entries, bytes);
+  };
+  options.fetched = [&line](std::uint64_t bytes) { line.fetched(bytes); };
+  return options;
+}
+
+Result<image::ImportOptions> import_options(const ParseResult& args, ProgressLine& line) {
+  image::ImportOptions options = options_showing(line);
   if (args.count("max-size") > 0) {
     HM_ASSIGN(options.limits.bytes, parse_size("--max-size", args["max-size"].as<std::string>()));
   }
@@ -210,9 +228,7 @@ Status pull_missing(const std::vector<std::string>& images, const std::string& w
       continue;
     complain("image " + name + " is not here: pulling it");
     ProgressLine line;
-    image::ImportOptions options;
-    options.progress = std::ref(line);
-    const auto image = image::pull_image(store, name, name, options);
+    const auto image = image::pull_image(store, name, name, options_showing(line));
     if (!image) return fail(image.error());
   }
   return {};
