@@ -80,6 +80,12 @@ Status check_choices(const cxxopts::ParseResult& args) {
   if (backend != "namespace" && backend != "vm") {
     return fail(ErrorCode::kNotFound, "--backend is namespace or vm, not '" + backend + "'");
   }
+  HM_ASSIGN(const fs::PassthroughMode passthrough, passthrough_of(args));
+  if (passthrough == fs::PassthroughMode::kRequire && backend == "vm") {
+    return fail(ErrorCode::kNotFound,
+                "--passthrough=require: steps in virtual machines have none; leave it out, or use "
+                "--backend namespace");
+  }
   for (const char* name : {"branch", "message", "no-watch", "org"}) {
     if (args.count(name) == 0) continue;
     complain("note: -b, -m, --no-watch and --org have no effect here");
@@ -175,10 +181,6 @@ int cmd_run(const Arguments& arguments) {
   if (!pipeline) return report(pipeline.error());
   auto run_options = options_of(args, *workspace, *pipeline);
   if (!run_options) return report(run_options.error());
-  if (const auto passthrough = passthrough_of(args); !passthrough) {
-    return report(passthrough.error());
-  }
-
   const auto pull = pull_policy(args, *workspace);
   if (!pull) return report(pull.error());
 
