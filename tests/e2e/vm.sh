@@ -118,7 +118,7 @@ cache = "none"
 run = """
 awk '$2 !~ "^/(proc|sys)/" { split($4, o, ","); print $2, $3 == "ext4" || $2 ~ "^/etc/" ? "-" : $3, o[1], $4 ~ /nosuid/, $4 ~ /nodev/, $4 ~ /noexec/ }' /proc/self/mounts | sort
 grep -E '^(Cap(Inh|Prm|Eff|Amb)|NoNewPrivs|Seccomp|Groups|Umask|Uid|Gid)' /proc/self/status | tr -s '\\t ' ' '
-ulimit -a; id; hostname; cat /etc/hostname; ls -A / /dev /run /tmp /sys/firmware; env | sort; echo $$
+ulimit -a; id; hostname; cat /etc/hostname; stat -c '%n %A %s %Y' /etc/hosts; ls -A / /dev /run /tmp /sys/firmware; env | sort; echo $$
 readlink /proc/self/fd/0; test -w /proc/sys/kernel/core_pattern || echo read-only
 """
 TOML
@@ -127,6 +127,56 @@ TOML
   run_vm 0
   log_of s >"$T/vm"
   diff "$T/namespace" "$T/vm" || fail 'they differ'
+}
+
+# Less would be a request for every piece of a program that is mapped.
+test_a_megabyte_is_read_ahead() {
+  use_vm
+  pipeline_toml <<'TOML'
+[[step]]
+key = "s"
+cache = "none"
+run = "cat /sys/class/bdi/*/read_ahead_kb | sort -n | tail -n 1"
+TOML
+  run_vm 0
+  assert_log s 1024
+}
+
+# A session that cannot go on ends the machine at once: what the command does then does not count.
+test_an_attempt_that_starts_over_is_ended_early() {
+  use_vm
+  setfattr -n user.mark -v seen "$T" 2>/dev/null || skip 'no user attributes on this filesystem'
+  local root=$T/root
+  mkdir -p "$root/bin"
+  cp "$(command -v busybox)" "$root/bin/sh"
+  echo x >"$root/marked"
+  setfattr -n user.mark -v seen "$root/marked"
+  write which none
+  write minutes 0
+  pipeline_toml <<TOML
+image = "$root"
+[[step]]
+key = "s"
+run = '''
+read which <which
+test \$which = none || { cat /marked || { trap "" TERM; echo stuck; sleep 3600; }; }
+'''
+TOML
+  run_vm 0
+  write which marked
+  local began=$SECONDS
+  run_vm 0
+  assert_log s x
+  grep -q 'starts over: /marked has extended attributes' "$OUT" "$ERR" || fail 'no word of it'
+  ((SECONDS - began < 300)) || fail 'it was not ended early'
+}
+
+test_passthrough_cannot_be_required() {
+  use_vm
+  printf '[[step]]\nkey = "s"\nrun = "true"\n' | pipeline_toml
+  run_vm 2 --passthrough=require
+  grep -q -e '^hm: --passthrough=require: steps in virtual machines' "$ERR" || fail 'it says something else'
+  run_vm 0 --passthrough=auto
 }
 
 test_temporary_files_and_what_is_empty() {

@@ -1,10 +1,11 @@
 // A guest that does not keep to the protocol: its step fails within its time, and nothing of it is
-// kept. What such a guest can do by FUSE messages and archives has tests of its own.
+// kept. Most of what such a guest can do by FUSE messages and archives has tests of its own.
 #include <glob.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 
 #include "runner/backend.h"
 #include "test_support.h"
@@ -64,6 +65,10 @@ TEST_P(HostileGuest, FailsItsStepAndLeavesNothing) {
   std::string warnings;
   for (const std::string& line : execution->warnings) warnings += line + "\n";
   EXPECT_NE(warnings.find(GetParam().says), std::string::npos) << warnings;
+  for (const auto& left : std::filesystem::directory_iterator(store_->scratch().path())) {
+    const std::string name = left.path().filename();
+    EXPECT_TRUE(name == "lock" || name == "claims") << name << " is left in the scratch";
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -74,6 +79,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Deed{"silence", 125, "did not start"}, Deed{"silent-command", 124, ""},
                     Deed{"flood", 124, ""}, Deed{"console", 124, ""}, Deed{"fuse", 125, ""},
                     Deed{"archive", 125, ""}, Deed{"no-archive", 125, "stopped sending"},
+                    Deed{"climbing-archive", 125, "/../escaped: not a path of the step's"},
+                    Deed{"climbing-inside", 125, "not a path of the step's"},
+                    Deed{"million", 125, "more entries than a layer may have"},
+                    Deed{"endless-archive", 125, "stopped sending"},
                     Deed{"no-end-of-archive", 125, ""}),
     [](const auto& deed) {
       std::string name = deed.param.name;

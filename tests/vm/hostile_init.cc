@@ -50,6 +50,59 @@ void claim_success(Ports& ports) {
   }
 }
 
+// --- archives (fs/upper_archive.h) ---
+
+constexpr std::size_t kBlock = 512;
+
+std::string octal(std::size_t value, std::size_t digits) {
+  std::string out(digits, '0');
+  for (; digits > 0; value >>= 3) out[--digits] = static_cast<char>('0' + (value & 7));
+  return out;
+}
+
+std::string header_block(char type, std::size_t size) {
+  std::string block(kBlock, '\0');
+  block.replace(0, 5, "entry");
+  block.replace(100, 7, octal(0644, 7));
+  block.replace(124, 11, octal(size, 11));
+  block.replace(148, 8, "        ");
+  block[156] = type;
+  block.replace(257, 8, std::string("ustar\00000", 8));
+  unsigned sum = 0;
+  for (const char c : block) sum += static_cast<unsigned char>(c);
+  block.replace(148, 7, octal(sum, 6) + '\0');
+  return block;
+}
+
+// An entry without data. `path`: less than 85 bytes.
+std::string entry(const std::string& path, char type) {
+  const std::string record = " path=" + path + "\n";
+  std::string data = std::to_string(record.size() + 2) + record;
+  const std::string head = header_block('x', data.size());
+  data.resize(kBlock, '\0');
+  return head + data + header_block(type, 0);
+}
+
+void send_end(Ports& ports) {
+  (void)ports.changes.write(std::string(2 * kBlock, '\0'));
+  ports.control.send(FrameType::kSent, "");
+}
+
+// Each a right one, in order; more than a layer may have.
+void send_a_million_entries(Ports& ports) {
+  constexpr std::size_t kEntries = 1'100'000, kDigits = 7;
+  std::string one = entry("f0000000", '0');
+  const std::size_t at = one.find("f0000000") + 1;
+  std::string many;
+  for (std::size_t i = 0; i < kEntries; ++i) {
+    one.replace(at, kDigits, octal(i, kDigits));
+    many += one;
+    if (many.size() < 200'000 && i + 1 < kEntries) continue;
+    if (!ports.changes.write(many)) return;
+    many.clear();
+  }
+}
+
 const std::map<std::string, std::function<void(Ports&)>> kDeeds = {
     {"unknown", [](Ports& ports) { ports.control.send(static_cast<FrameType>(99), "?"); }},
     {"long",
@@ -90,6 +143,33 @@ const std::map<std::string, std::function<void(Ports&)>> kDeeds = {
      [](Ports& ports) {
        claim_success(ports);
        (void)ports.changes.write(std::string(100'000, 'x'));
+     }},
+    {"climbing-archive",
+     [](Ports& ports) {
+       claim_success(ports);
+       (void)ports.changes.write(entry(".", '5') + entry("../escaped", '0'));
+       send_end(ports);
+     }},
+    {"climbing-inside",
+     [](Ports& ports) {
+       claim_success(ports);
+       (void)ports.changes.write(entry(".", '5') + entry("a", '5') + entry("a/../../escaped", '0'));
+       send_end(ports);
+     }},
+    {"million",
+     [](Ports& ports) {
+       claim_success(ports);
+       (void)ports.changes.write(entry(".", '5'));
+       send_a_million_entries(ports);
+       send_end(ports);
+     }},
+    {"endless-archive",
+     [](Ports& ports) {
+       claim_success(ports);
+       const std::string one = entry(".", '5');
+       for (std::size_t i = 0; ports.changes.write(one.substr(i % one.size(), 1)); ++i) {
+         ::usleep(500'000);
+       }
      }},
     {"no-archive", claim_success},
     {"no-end-of-archive",

@@ -115,7 +115,7 @@ TEST(Protocol, OrdersAreReadAsTheyWereWritten) {
   order.argv = {"sh", "-c", ""};
   order.env = {"A=b"};
   order.network = true;
-  order.files = {{"/etc/hosts", std::string("a\0b", 3)}};
+  order.files = {{"/etc/hosts", std::string("a\0b", 3), 0755, 42}};
   order.limits = {{7, 1, ~std::uint64_t{0}}};
   order.capabilities = {0, 31, 40};
   order.directories = {{"tmp", 01777, 1, 2, true, {{"user.x", "y"}}}};

@@ -66,6 +66,8 @@ inline constexpr const char* kChangesPort = "hm.changes";
 struct GuestFile {
   std::string path;
   std::string content;
+  std::uint32_t mode = 0644;
+  std::int64_t mtime_ns = 0;
 };
 
 struct GuestLimit {
@@ -129,6 +131,8 @@ inline std::string encode(const StepOrder& order) {
   for (const GuestFile& file : order.files) {
     out.text(file.path);
     out.text(file.content);
+    out.number(file.mode);
+    out.number(static_cast<std::uint64_t>(file.mtime_ns));
   }
   texts(order.masked_directories);
   out.number(order.limits.size());
@@ -179,6 +183,8 @@ inline bool decode(std::string_view bytes, StepOrder& order) {
     GuestFile& file = order.files.emplace_back();
     file.path = in.text();
     file.content = in.text();
+    file.mode = number32();
+    file.mtime_ns = static_cast<std::int64_t>(in.number());
   });
   texts(order.masked_directories);
   each([&] {

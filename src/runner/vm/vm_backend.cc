@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <mutex>
 #include <sstream>
 
@@ -34,6 +35,7 @@ using vm::StepOrder;
 
 constexpr std::chrono::seconds kGrace{10};  // between TERM and the end of the machine
 constexpr std::size_t kEntropyBytes = 64;
+constexpr std::size_t kLeastPerSecond = std::size_t{256} << 10;  // bytes of what a step wrote
 constexpr int kMachineFailed = 125;  // the exit code of a step whose machine broke down
 
 // QEMU's user network: its name server, which asks those of the host.
@@ -69,9 +71,11 @@ Result<std::vector<vm::GuestFile>> guest_files(const std::string& dir, Network n
   HM_ASSIGN(const HostFiles files, host_files(dir));
   std::vector<vm::GuestFile> out;
   for (const auto& [path, host] : files) {
+    struct stat st {};
     HM_ASSIGN(std::string content, read_file(host));
+    if (::stat(host.c_str(), &st) != 0) return fail_errno(host);
     if (path == "/etc/resolv.conf") content = resolv_conf(content, network);
-    out.push_back({path, std::move(content)});
+    out.push_back({path, std::move(content), st.st_mode & 07777, to_ns(st.st_mtim)});
   }
   return out;
 }
@@ -150,6 +154,29 @@ class StopEvent {
   std::stop_callback<Write> callback_;
 };
 
+// Why an attempt is stopped before its command ends: it is cancelled, or its session cannot go on.
+class Stops {
+ public:
+  explicit Stops(const std::stop_token& cancel)
+      : cancel_(cancel), pass_on_(cancel, Request{abandon_}), event_(abandon_.get_token()) {}
+  // For the session.
+  const std::stop_source& abandon() const { return abandon_; }
+  // Readable once there is one.
+  int wake() const { return event_.fd(); }
+  bool cancelled() const { return cancel_.stop_requested(); }
+  bool abandoned() const { return abandon_.stop_requested() && !cancelled(); }
+
+ private:
+  struct Request {
+    std::stop_source source;
+    void operator()() { source.request_stop(); }
+  };
+  const std::stop_token cancel_;
+  std::stop_source abandon_;
+  std::stop_callback<Request> pass_on_;
+  StopEvent event_;
+};
+
 // How a step ended, as far as its machine is concerned.
 struct Ending {
   std::optional<StepEnd> end;
@@ -163,18 +190,17 @@ class Supervisor {
  public:
   // `patience`: with the guest until the command starts.
   Supervisor(Machine& machine, const Command& command, const Backend::Output& output,
-             const std::stop_token& stop, int wake, std::chrono::milliseconds patience)
+             const Stops& stops, std::chrono::milliseconds patience)
       : machine_(machine),
         timeout_(command.timeout),
         output_(output),
-        stop_(stop),
-        wake_(wake),
+        stops_(stops),
         deadline_(Clock::now() + patience) {}
 
   // Errors are the machine's (it could not set the step up), never the command's.
   Result<Ending> watch() {
     while (!over_) {
-      auto frame = machine_.receive(kill_at_ ? kill_at_ : deadline_, kill_at_ ? -1 : wake_);
+      auto frame = machine_.receive(kill_at_ ? kill_at_ : deadline_, kill_at_ ? -1 : stops_.wake());
       if (!frame && frame.error().code == ErrorCode::kCorrupt) {
         ending_.broken = frame.error().message;
         break;
@@ -236,8 +262,12 @@ class Supervisor {
 
   void check_stop() {
     const auto now = Clock::now();
+    if (stops_.abandoned()) {
+      over_ = true;  // whatever the command still does, it starts over
+      return;
+    }
     if (!kill_at_) {
-      ending_.cancelled = stop_.stop_requested();
+      ending_.cancelled = stops_.cancelled();
       const bool late = !ending_.cancelled && deadline_ && now >= *deadline_;
       if (!ending_.cancelled && !late) return;
       if (late && !started_) {
@@ -257,8 +287,7 @@ class Supervisor {
   Machine& machine_;
   const std::optional<std::chrono::milliseconds> timeout_;
   const Backend::Output& output_;
-  const std::stop_token& stop_;
-  const int wake_;
+  const Stops& stops_;
   std::optional<Clock::time_point> deadline_, kill_at_;
   bool started_ = false;
   bool over_ = false;
@@ -291,14 +320,13 @@ class VmBackend final : public Backend {
   Result<Execution> run(const fs::View& view, const Command& command, const Output& output,
                         const std::stop_token& stop) override {
     HM_TRY(check());
-    const StopEvent event(stop);
     const auto place = hypervisor_->take_place(stop);
     if (!place) return cancelled();
-    auto attempt = try_once(view, command, output, stop, event.fd(), false);
+    auto attempt = try_once(view, command, output, stop, false);
     if (attempt || attempt.error().code != kNotBooted) return attempt;
     settings_.say(attempt.error().message + "; trying once more");
     hypervisor_->forget_saved(command.network == Network::kHost);
-    auto again = try_once(view, command, output, stop, event.fd(), true);
+    auto again = try_once(view, command, output, stop, true);
     if (!again && again.error().code == kNotBooted) again.error().code = ErrorCode::kRefused;
     return again;
   }
@@ -315,15 +343,17 @@ class VmBackend final : public Backend {
   }
 
   Result<Execution> try_once(const fs::View& view, const Command& command, const Output& output,
-                             const std::stop_token& stop, int wake, bool cold) {
+                             const std::stop_token& stop, bool cold) {
     const bool network = command.network == Network::kHost;
-    HM_ASSIGN(Hypervisor::Started started, hypervisor_->start(network, cold, wake));
+    const Stops stops(stop);
+    HM_ASSIGN(Hypervisor::Started started, hypervisor_->start(network, cold, stops.wake()));
     if (settings_.verbose) settings_.say(text_of(hypervisor_->command_line(started, network)));
     Execution execution;
     // The machine boots while what is observed before the command is observed.
-    HM_ASSIGN(const auto session,
-              fs::Session::start_relay(view, store_, started.machine.take_relay(),
-                                       fs::Session::Watcher(), command.profile));
+    HM_ASSIGN(
+        const auto session,
+        fs::Session::start_relay(view, store_, started.machine.take_relay(), fs::Session::Watcher(),
+                                 command.profile, {}, stops.abandon()));
     auto prepared = observe_before(*session, view, command);
     if (!prepared) {
       execution.failure = session->failure();
@@ -332,23 +362,27 @@ class VmBackend final : public Backend {
       return fail(std::move(prepared).error());
     }
     execution.warnings = std::move(prepared->warnings);
-    auto ready = started.machine.wait_ready(started.until, wake, started.use);
+    auto ready = started.machine.wait_ready(started.until, stops.wake(), started.use);
+    if (!ready && stops.abandoned()) {
+      execution.failure = session->failure();
+      return execution;
+    }
     if (!ready && ready.error().code == ErrorCode::kCancelled) return cancelled();
     if (!ready) return fail(kNotBooted, ready.error().message);
     HM_TRY(run_in(started.machine, *session, view, command, prepared->empty_directories, output,
-                  stop, wake, execution));
+                  stops, execution));
     return execution;
   }
 
   Status run_in(Machine& machine, fs::Session& session, const fs::View& view,
                 const Command& command, const std::vector<std::string>& empty, const Output& output,
-                const std::stop_token& stop, int wake, Execution& execution) {
+                const Stops& stops, Execution& execution) {
     HM_ASSIGN(StepOrder order, make_order(command, view, empty));
     order.clock_ns = start_after(view);
     const auto started = Clock::now();
     HM_TRY(machine.send(FrameType::kStart, encode(order), started + settings_.patience));
     HM_ASSIGN(const Ending ending,
-              Supervisor(machine, command, output, stop, wake, settings_.patience).watch());
+              Supervisor(machine, command, output, stops, settings_.patience).watch());
     session.stop();
     execution.failure = session.failure();
     execution.trace = session.trace();
@@ -360,7 +394,7 @@ class VmBackend final : public Backend {
     const bool usable =
         !execution.failure || execution.failure->kind == fs::SessionFailure::Kind::kIncomplete;
     if (execution.exit_code != 0 || execution.cancelled || !usable) return {};
-    return capture(machine, session, view, order.clock_ns, wake, execution);
+    return capture(machine, session, view, order.clock_ns, stops.wake(), execution);
   }
 
   Result<StepOrder> make_order(const Command& command, const fs::View& view,
@@ -404,8 +438,16 @@ class VmBackend final : public Backend {
                  std::int64_t started_ns, int wake, Execution& execution) {
     const fs::StepTimes times{started_ns, fs::SeenTimes(session.seen_times())};
     HM_TRY(machine.send(FrameType::kSend, "", Clock::now() + settings_.patience));
-    const fs::ArchiveSource source = [&](std::span<char> buffer) {
-      return machine.read_changes(buffer, Clock::now() + settings_.patience, wake);
+    const auto began = Clock::now();
+    std::size_t received = 0;
+    const fs::ArchiveSource source = [&](std::span<char> buffer) -> Result<std::size_t> {
+      // The next bytes in time, and all of them: one byte now and then would go on for ever.
+      const std::chrono::seconds earned(received / kLeastPerSecond);
+      const auto until =
+          std::min(Clock::now(), began + settings_.patience + earned) + settings_.patience;
+      HM_ASSIGN(const std::size_t count, machine.read_changes(buffer, until, wake));
+      received += count;
+      return count;
     };
     auto layer = fs::capture_archive(source, view, times, store_.scratch(), store_.blobs());
     if (!layer && layer.error().code == ErrorCode::kCancelled) {

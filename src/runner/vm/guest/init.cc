@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -43,7 +44,15 @@ void take_clock_and_entropy(const StepOrder& order) {
 void prepare_mounts(const StepOrder& order) {
   make_directory("/files", 0700);
   for (std::size_t i = 0; i < order.files.size(); ++i) {
-    write_file("/files/" + std::to_string(i), order.files[i].content, 0644);
+    const runner::vm::GuestFile& file = order.files[i];
+    const std::string path = "/files/" + std::to_string(i);
+    write_file(path, file.content, 0600);
+    const timespec mtime{file.mtime_ns / 1'000'000'000, file.mtime_ns % 1'000'000'000};
+    const timespec times[] = {mtime, mtime};
+    if (::chmod(path.c_str(), file.mode) != 0 ||
+        ::utimensat(AT_FDCWD, path.c_str(), static_cast<const timespec*>(times), 0) != 0) {
+      fail(path);
+    }
   }
   for (const std::string& path : order.masked_directories) {
     if (::access(path.c_str(), F_OK) != 0) continue;
