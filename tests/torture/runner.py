@@ -18,6 +18,8 @@ from edits import (ATOMIC, UNSEEN, apply_edit, apply_in_flight, apply_round, bui
 OLD_TIME = 631152000  # 1990: every file of the image
 MOVED = "workspace changed while running"
 RESTARTED = "changed while running: starting over"
+# What an overlay can do since Linux 6.3 and 6.7, but not with the kernel of Debian 12's guests.
+NOT_IN_MACHINES = ("tmpfile", "user.overlay.")
 
 
 @dataclasses.dataclass
@@ -45,6 +47,7 @@ class Report:
     hits: int = 0
     live: int = 0  # runs with edits in flight
     noticed: int = 0  # … that started over or gave up
+    compared: int = 0  # steps whose trace and layer were compared with those of a namespace
 
     def failed(self):
         return bool(self.divergences or self.unstable or self.imprecise)
@@ -82,13 +85,18 @@ def make_image(image, ops):
 
 
 class Hm:
-    """The program under test, an image, and what a pipeline of a case looks like."""
+    """The program under test, an image, and what a pipeline of a case looks like.
 
-    def __init__(self, hm, ops, base):
+    With a `kernel`, runs that use a cache are in virtual machines; runs from scratch never.
+    """
+
+    def __init__(self, hm, ops, base, kernel=None):
         self.hm = hm
         self.base = base
+        self.kernel = kernel
         self.image = base / "image"
         make_image(self.image, ops)
+        (base / "guests").mkdir()  # booted once for all cases
 
     def write_pipeline(self, workspace, steps, is_scratch):
         """From scratch a step prints itself what it leaves; with a cache another step looks.
@@ -111,14 +119,27 @@ class Hm:
         (workspace / ".hm").mkdir(exist_ok=True)
         (workspace / ".hm/t.toml").write_text("\n".join(lines) + "\n")
 
-    def run(self, workspace, home, steps, is_scratch=False, pauses=None):
+    def use_machines(self, workspace, home):
+        """Options for a run in virtual machines."""
+        (workspace / ".hm/config.toml").write_text(
+            f"[vm]\nkernel = {json.dumps(self.kernel)}\nmemory = \"512M\"\ncpus = 1\n")
+        home.mkdir(mode=0o700, exist_ok=True)
+        if not (home / "vm").is_symlink():
+            (home / "vm").symlink_to(self.base / "guests")
+        return ["--backend", "vm"]
+
+    def run(self, workspace, home, steps, is_scratch=False, pauses=None, in_machines=True):
         """`pauses`: a queue that gets an item for each pause of a step."""
         self.write_pipeline(workspace, steps, is_scratch)
+        options = []
+        if self.kernel and in_machines and not is_scratch:
+            options = self.use_machines(workspace, home)
         begin = time.monotonic()
         out = Outcome(0, {}, {}, {}, {}, {}, "", 0)
         keys = {}  # step id → key
         with tempfile.TemporaryFile(dir=self.base) as stderr, subprocess.Popen(
-                [self.hm, "run", "t", "-k", "--logs", "--format", "json", "-d", workspace],
+                [self.hm, "run", "t", "-k", "--logs", "--format", "json", "-d", workspace,
+                 *options],
                 env={"PATH": os.environ["PATH"], "HM_HOME": str(home)}, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=stderr) as child:
             try:
@@ -161,6 +182,13 @@ class Hm:
         home = self.base / "fresh"
         remove(home)
         return self.run(workspace, home, steps, True)
+
+    def trace(self, workspace, home, key):
+        """As lines."""
+        done = subprocess.run([self.hm, "trace", "-d", workspace, key],
+                              env={"PATH": os.environ["PATH"], "HM_HOME": str(home)},
+                              capture_output=True, text=True, errors="replace", check=True)
+        return done.stdout.splitlines()
 
 
 def comparable(got, want):
@@ -220,6 +248,57 @@ class Traces:
         return again
 
 
+def for_machines(case):
+    """Without what a guest's kernel answers otherwise than this machine's."""
+    steps = [dataclasses.replace(step, ops=[line for line in step.ops if not any(
+        word.startswith(NOT_IN_MACHINES) for word in line.split())]) for step in case.steps]
+    return dataclasses.replace(case, steps=steps)
+
+
+class Twin:
+    """A case's cached pipeline once more, in namespaces and with an empty store: what a step
+    observed and wrote in a virtual machine has to be the same, bit for bit."""
+
+    def __init__(self, hm, case, root, home):
+        self.hm, self.case, self.root, self.home = hm, case, root, home
+        self.own = hm.base / "twin"
+
+    @staticmethod
+    def recorded(home):
+        """{key: (static key, trace, layer)} of the last run's steps that have results."""
+        database = sqlite3.connect(f"file:{home}/hm.db?mode=ro", uri=True)
+        try:
+            rows = database.execute(
+                "SELECT key, static_key, trace, layer FROM run_steps"
+                " WHERE run = (SELECT max(id) FROM runs) AND exit_code = 0"
+                " AND length(trace) > 0 AND length(layer) > 0").fetchall()
+        finally:
+            database.close()
+        return {key.decode() if isinstance(key, bytes) else key: rest for key, *rest in rows}
+
+    def differences(self):
+        """(how many steps were compared, one line for each that differs)."""
+        remove(self.own)
+        self.hm.run(self.root, self.own, self.case.steps, in_machines=False)
+        here, there = self.recorded(self.home), self.recorded(self.own)
+        keys = [step.key for step in self.case.steps if step.key in here and step.key in there]
+        lines = [line for key in keys for line in self.of_step(key, here[key], there[key])]
+        return len(keys), lines
+
+    def of_step(self, key, here, there):
+        names = ("static key", "trace", "layer")
+        for name, one, other in zip(names, here, there):
+            if one == other:
+                continue
+            text = f"the {name} of {key} differs between machine and namespace"
+            if name == "trace":
+                traces = [self.hm.trace(self.root, home, key) for home in (self.home, self.own)]
+                only = [[line for line in got if line not in want]
+                        for got, want in (traces, reversed(traces))]
+                text += f": {only[0][:2]} instead of {only[1][:2]}"
+            yield text
+
+
 class CaseRun:
     def __init__(self, hm, case, stop_at_first=False):
         self.hm = hm
@@ -227,6 +306,9 @@ class CaseRun:
         self.keys = [step.key for step in case.steps]
         self.root, self.home = hm.base / "w", hm.base / "home"
         self.traces = Traces(self.home)
+        # Without privileges a namespace has one id and a machine all: their traces differ in that.
+        comparable_ids = os.geteuid() == 0
+        self.twin = Twin(hm, case, self.root, self.home) if hm.kernel and comparable_ids else None
         self.report = Report()
         self.stop_at_first = stop_at_first
 
@@ -271,6 +353,10 @@ class CaseRun:
         self.report.ran += len(ran)
         self.report.hits += len(self.keys) - len(ran)
         repeated = self.traces.repeated()
+        if self.twin is not None:
+            compared, lines = self.twin.differences()
+            self.report.compared += compared
+            self.report.divergences += [(at, line) for line in lines]
         unseen = all(edit[0] in UNSEEN for edit in edits)
         for key in ran:
             uncached = f"step '{key}' is not cached" in cached.stderr

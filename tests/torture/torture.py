@@ -28,7 +28,7 @@ sys.dont_write_bytecode = True
 
 from case import Case, shrink
 from generator import Generator
-from runner import CaseRun, Hm, Report
+from runner import CaseRun, Hm, Report, for_machines
 
 HERE = Path(__file__).resolve().parent
 
@@ -43,6 +43,9 @@ def arguments():
     parser.add_argument("--seconds", type=float, help="stop after so long")
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     parser.add_argument("--tmpfs", action="store_true", help="work in /dev/shm")
+    parser.add_argument("--backend", choices=("namespace", "vm"), default="namespace",
+                        help="vm: cached runs are in virtual machines, and their traces and layers "
+                        "compared with those of namespaces")
     parser.add_argument("--user", help="run everything as this user (for root)")
     parser.add_argument("--no-times", action="store_true", help="never compare file times")
     parser.add_argument("--until-found", action="store_true", help="stop at the first finding")
@@ -54,7 +57,17 @@ def arguments():
     if args.seed is None:
         args.seed = random.SystemRandom().randrange(10**9)
     args.hm = os.path.abspath(args.hm)
+    args.kernel = kernel_for_guests(parser) if args.backend == "vm" else None
     return args
+
+
+def kernel_for_guests(parser):
+    """An installed one, or the one that tools/setup has unpacked."""
+    for directory in ("/boot", "/var/lib/hmtest/kernel/boot"):
+        for image in sorted(Path(directory).glob("vmlinuz-*-amd64")):
+            if os.access(image, os.R_OK):
+                return str(image)
+    parser.error("no kernel for virtual machines: run tools/setup")
 
 
 class Worker:
@@ -71,7 +84,7 @@ class Worker:
             user = pwd.getpwnam(args.user)
             os.chown(own, user.pw_uid, user.pw_gid)
             become(user)
-        cls.hm = Hm(args.hm, args.ops, own)
+        cls.hm = Hm(args.hm, args.ops, own, args.kernel)
 
     @classmethod
     def run(cls, item):
@@ -79,6 +92,8 @@ class Worker:
         args = cls.args
         case = item if isinstance(item, Case) \
             else Generator(item, not args.no_times).case(args.rounds)
+        if args.kernel:
+            case = for_machines(case)
         report = CaseRun(cls.hm, case).run()
         if args.shrink and report.failed() and not case.limit:
             cls.shrink(case, report)
@@ -103,7 +118,7 @@ class Sum:
         self.begin = time.monotonic()
 
     def add(self, case, report):
-        for field in ("pairs", "ran", "hits", "live", "noticed"):
+        for field in ("pairs", "ran", "hits", "live", "noticed", "compared"):
             setattr(self.total, field, getattr(self.total, field) + getattr(report, field))
         for word, kind in (("DIVERGENCE", "divergences"), ("UNSTABLE", "unstable"),
                            ("IMPRECISE", "imprecise")):
@@ -119,9 +134,11 @@ class Sum:
 
     def __str__(self):
         t = self.total
+        compared = f"{t.compared} traces as in a namespace; " if t.compared else ""
         return (f"{t.pairs} cases, {len(t.divergences)} divergences, {len(t.unstable)} unstable, "
                 f"{len(t.imprecise)} imprecise; {t.hits} hits, {t.ran} runs; {t.live} with edits "
-                f"in flight, {t.noticed} of them noticed; {t.pairs / self.seconds():.1f} cases/s")
+                f"in flight, {t.noticed} of them noticed; {compared}"
+                f"{t.pairs / self.seconds():.1f} cases/s")
 
 
 def items(args):
