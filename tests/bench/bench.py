@@ -18,18 +18,20 @@ import w_files
 import w_names
 import w_null
 import w_start
+import w_vm
 from place import Place
 from sizes import FULL, QUICK
 
-MODULES = (w_compile, w_files, w_data, w_null, w_start, w_names)
+MODULES = (w_compile, w_files, w_data, w_null, w_start, w_names, w_vm)
 ROWS = [f"W{i}" for i in range(1, 11)]
+MACHINES = "VM"  # only where asked for: it says nothing of the rest, and takes minutes without KVM
 
 
 def arguments():
     parser = argparse.ArgumentParser(prog="tools/bench", description="Measures hm, the native "
                                      "limit and the peers that are installed, in one run.")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, two rounds: no figures")
-    parser.add_argument("--row", default="", help="only these, as W2,W6")
+    parser.add_argument("--row", default="", help="only these, as W2,W6; VM: machines")
     parser.add_argument("--rounds", type=int, help="after a warm-up; default 5")
     parser.add_argument("--json", metavar="FILE", help="writes all samples there")
     parser.add_argument("--dir", default="/var/tmp", help="works below it; not a tmpfs")
@@ -39,7 +41,7 @@ def arguments():
     parser.add_argument("--build", default="build", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.rows = args.row.upper().split(",") if args.row else ROWS
-    unknown = set(args.rows) - set(ROWS)
+    unknown = set(args.rows) - {*ROWS, MACHINES}
     if unknown:
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     args.rounds = args.rounds or (2 if args.quick else 5)

@@ -52,18 +52,18 @@ def output_of(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def compiler_image(place):
-    """An image with g++, make, and the headers that the sources need."""
+def compiler_image(place, driver="g++", stage="cc1plus", flags=FLAGS, probe_text=None):
+    """An image with the compiler, make, and the headers that the sources need."""
     base, image = place.image("make"), place.fresh("compiler")
     shutil.copytree(base, image, dirs_exist_ok=True)
-    copy_program(image, shutil.which("g++"), "/usr/bin/g++")
-    for program in ("cc1plus", "as"):
-        path = output_of("g++", f"-print-prog-name={program}")
+    copy_program(image, shutil.which(driver), f"/usr/bin/{driver}")
+    for program in (stage, "as"):
+        path = output_of(driver, f"-print-prog-name={program}")
         path = path if "/" in path else shutil.which(path)
         copy_program(image, path, os.path.normpath(path))
-    probe = place.fresh("probe") / "probe.cc"
-    probe.write_text(header(0).replace("#pragma once\n", ""))
-    for path in re.findall(r"(/\S+)", output_of("g++", *FLAGS, "-M", probe)):
+    probe = place.fresh("probe") / ("probe.cc" if driver == "g++" else "probe.c")
+    probe.write_text(probe_text or header(0).replace("#pragma once\n", ""))
+    for path in re.findall(r"(/\S+)", output_of(driver, *flags, "-M", probe)):
         path = os.path.normpath(path)
         if not below(path, probe.parent):
             target = image / path.lstrip("/")
