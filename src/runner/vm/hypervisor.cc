@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <cstdlib>
+#include <future>
 #include <mutex>
 #include <thread>
 
@@ -71,6 +72,42 @@ template <class T>
 Requirement requirement(std::string name, const Result<T>& found, std::string text) {
   return {std::move(name), found.has_value(), true,
           found ? std::move(text) : found.error().message};
+}
+
+// What there is of the programs and files that are needed, or why there is not.
+struct Inventory {
+  Result<std::string> qemu;
+  Result<Kernel> kernel;
+  Result<std::string> initramfs;
+  Result<std::string> mke2fs;
+};
+
+Inventory take_inventory(const VmOptions& options, const std::string& store_home,
+                         std::string_view init) {
+  auto kernel = find_kernel(options.kernel, vm_directory(store_home) + "/kernel");
+  auto initramfs =
+      kernel ? make_initramfs(*kernel, init) : Result<std::string>(fail(kernel.error()));
+  return {find_qemu(), std::move(kernel), std::move(initramfs), find_mke2fs()};
+}
+
+std::vector<Requirement> requirements_of(const Inventory& found, const VmOptions& options) {
+  std::vector<Requirement> out;
+  out.push_back(requirement("QEMU", found.qemu, found.qemu.value_or("")));
+  out.push_back(requirement("kernel", found.kernel, found.kernel ? found.kernel->image : ""));
+  if (found.kernel) {
+    out.push_back(requirement("modules", found.initramfs, found.kernel->modules));
+  }
+  out.push_back(requirement("mke2fs", found.mke2fs, found.mke2fs.value_or("")));
+  const auto no_kvm = lacks_kvm();
+  out.push_back({"KVM", !no_kvm, false,
+                 no_kvm ? *no_kvm + ": machines are emulated, which is slow" : "/dev/kvm"});
+  const std::uint64_t memory = available_memory();
+  const bool enough = memory >= options.memory;
+  out.push_back({"memory", enough, true,
+                 memory_text(options.memory) + " for each machine, " +
+                     std::to_string(memory >> 20) + "M are free" +
+                     (enough ? "" : ": set [vm] memory in .hm/config.toml")});
+  return out;
 }
 
 Result<Fd> file_in_memory(std::string_view bytes) {
@@ -187,49 +224,30 @@ std::string Requirement::line() const {
 std::string vm_directory(const std::string& store_home) { return store_home + "/vm"; }
 
 std::vector<Requirement> requirements(const VmOptions& options, const std::string& store_home) {
-  std::vector<Requirement> out;
-  const auto qemu = find_qemu();
-  out.push_back(requirement("QEMU", qemu, qemu.value_or("")));
-  const auto kernel = find_kernel(options.kernel, vm_directory(store_home) + "/kernel");
-  out.push_back(requirement("kernel", kernel, kernel ? kernel->image : ""));
-  if (kernel) {
-    const auto initramfs = make_initramfs(*kernel, guest_init());
-    out.push_back(requirement("modules", initramfs, kernel->modules));
-  }
-  const auto mke2fs = find_mke2fs();
-  out.push_back(requirement("mke2fs", mke2fs, mke2fs.value_or("")));
-  const auto no_kvm = lacks_kvm();
-  out.push_back({"KVM", !no_kvm, false,
-                 no_kvm ? *no_kvm + ": machines are emulated, which is slow" : "/dev/kvm"});
-  const std::uint64_t memory = available_memory();
-  const bool enough = memory >= options.memory;
-  out.push_back({"memory", enough, true,
-                 memory_text(options.memory) + " for each machine, " +
-                     std::to_string(memory >> 20) + "M are free" +
-                     (enough ? "" : ": set [vm] memory in .hm/config.toml")});
-  return out;
+  return requirements_of(take_inventory(options, store_home, guest_init()), options);
 }
 
 Result<std::unique_ptr<Hypervisor>> Hypervisor::open(const VmOptions& options,
                                                      const std::string& store_home,
                                                      const std::string& scratch,
                                                      std::string_view init, Say say) {
-  for (const Requirement& item : requirements(options, store_home)) {
+  auto disk = std::async(std::launch::async, [&scratch] { return ScratchDisk::create(scratch); });
+  const Inventory found = take_inventory(options, store_home, init);
+  for (const Requirement& item : requirements_of(found, options)) {
     if (item.needed && !item.met) return fail(ErrorCode::kRefused, item.line());
   }
   const std::string directory = vm_directory(store_home);
   HM_TRY(make_directories(directory, 0700));
-  HM_ASSIGN(const Kernel kernel, find_kernel(options.kernel, directory + "/kernel"));
-  HM_ASSIGN(const std::string initramfs, make_initramfs(kernel, init));
-  HM_ASSIGN(Fd file, file_in_memory(initramfs));
-  HM_ASSIGN(ScratchDisk disk, ScratchDisk::create(scratch));
+  HM_ASSIGN(Fd initramfs, file_in_memory(*found.initramfs));
+  const Digest digest = Digest::of(*found.initramfs);
+  HM_ASSIGN(ScratchDisk scratch_disk, disk.get());
   MachineShape shape;
-  HM_ASSIGN(shape.qemu, find_qemu());
-  shape.kernel = kernel.image;
+  shape.qemu = *found.qemu;
+  shape.kernel = found.kernel->image;
   shape.memory_mib = options.memory >> 20;
   shape.cpus = options.cpus;
-  auto out = std::make_unique<QemuHypervisor>(std::move(shape), directory, std::move(disk),
-                                              std::move(file), Digest::of(initramfs));
+  auto out = std::make_unique<QemuHypervisor>(std::move(shape), directory, std::move(scratch_disk),
+                                              std::move(initramfs), digest);
   auto no_kvm = lacks_kvm();
   if (!no_kvm && !out->works_with_kvm()) no_kvm = "a guest did not boot with it";
   if (no_kvm) {
