@@ -5,6 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 
 REAL_TIMEOUT=300
+if [[ ${HM_TEST_BACKEND:-} == vm ]]; then REAL_TIMEOUT=1800; fi
 case_timeout test_seed_with_the_real_corepack_and_pnpm_from_toml "$REAL_TIMEOUT"
 case_timeout test_seed_with_the_real_corepack_and_pnpm_from_ir "$REAL_TIMEOUT"
 
@@ -142,6 +143,10 @@ play_real_seed() {
   local certs=${NODE_EXTRA_CA_CERTS:-}
   if [[ $certs == /etc/* && -n $(find -L "$certs" -perm -004 2>/dev/null) ]]; then
     options+=(-e "NODE_EXTRA_CA_CERTS=$certs")
+  fi
+  if [[ ${HM_TEST_BACKEND:-} == vm ]]; then
+    options=("${options[@]//127.0.0.1/10.0.2.2}") # this machine, seen from a virtual one
+    sed -i 's/512M/1G/' "$W/.hm/config.toml"
   fi
   play_seed "${options[@]}"
 }
