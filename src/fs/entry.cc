@@ -166,8 +166,9 @@ bool is_within(std::string_view path, std::string_view dir) {
 
 bool PathLess::operator()(std::string_view a, std::string_view b) const {
   const auto rank = [](char c) { return c == '/' ? 0 : static_cast<unsigned char>(c) + 1; };
-  return std::lexicographical_compare(a.begin(), a.end(), b.begin(), b.end(),
-                                      [&](char x, char y) { return rank(x) < rank(y); });
+  const auto [x, y] = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
+  if (x == a.end() || y == b.end()) return y != b.end();
+  return rank(*x) < rank(*y);
 }
 
 namespace {

@@ -1,7 +1,9 @@
 #include "fs/layer.h"
 
 #include <algorithm>
+#include <bit>
 #include <map>
+#include <unordered_map>
 
 #include "fs/skeleton.h"
 #include "store/util/bytes.h"
@@ -116,6 +118,16 @@ std::string entry_fault(const LayerEntry& item) {
   return "";
 }
 
+// Where `key` is in a table, or would be put. `key_of`: of the entry with an index.
+template <class Table, class KeyOf>
+auto& slot_of(Table& table, std::string_view key, KeyOf key_of) {
+  const std::size_t mask = table.size() - 1;
+  const std::size_t hash = std::hash<std::string_view>{}(key);
+  std::size_t at = hash & mask;
+  while (table[at] != 0 && key_of(table[at] - 1) != key) at = (at + 1) & mask;
+  return table[at];
+}
+
 }  // namespace
 
 std::shared_ptr<const Layer> Layer::build(std::vector<LayerEntry> entries) {
@@ -143,7 +155,8 @@ std::string Layer::encode() const {
   out.number(entries_.size());
   for (const LayerEntry& item : entries_) {
     const std::string& group = item.entry.link_group;
-    encode_entry(out, item, group.empty() ? 0 : 1 + by_path_.at(group));
+    const auto first = group.empty() ? 0 : 1 + (find(group) - entries_.data());
+    encode_entry(out, item, static_cast<std::uint64_t>(first));
   }
   return out.take();
 }
@@ -183,7 +196,9 @@ Result<std::shared_ptr<const Layer>> Layer::decode(std::string_view blob, std::s
   if (!in.done()) return corrupt("bytes after the last entry");
   HM_TRY(layer->check());
   std::unordered_map<std::string, std::uint32_t> members;
-  for (const LayerEntry& item : layer->entries_) members[item.entry.link_group] += 1;
+  for (const LayerEntry& item : layer->entries_) {
+    if (!item.entry.link_group.empty()) members[item.entry.link_group] += 1;
+  }
   for (LayerEntry& item : layer->entries_) {
     if (item.entry.link_group.empty()) continue;
     item.entry.nlink = members[item.entry.link_group];
@@ -213,23 +228,40 @@ Status Layer::check() const {
 }
 
 void Layer::index() {
-  by_path_.reserve(entries_.size());
+  const std::size_t slots = std::bit_ceil(2 * entries_.size() + 1);
+  by_path_.assign(slots, 0);
+  by_dir_.assign(slots, 0);
+  next_.assign(entries_.size(), 0);
+  std::vector<std::uint32_t> last(entries_.size());  // of a directory, by its first entry
+  const auto path_of = [&](std::uint32_t i) { return std::string_view(entries_[i].path); };
+  const auto dir_of = [&](std::uint32_t i) { return parent_path(entries_[i].path); };
   for (std::uint32_t i = 0; i < entries_.size(); ++i) {
     const std::string_view path = entries_[i].path;
-    by_path_.emplace(path, i);
-    if (!path.empty()) by_dir_[parent_path(path)].push_back(i);
     has_xattrs_ = has_xattrs_ || !entries_[i].entry.xattrs.empty();
+    if (std::uint32_t& slot = slot_of(by_path_, path, path_of); slot == 0) slot = i + 1;
+    if (path.empty()) continue;
+    std::uint32_t& first = slot_of(by_dir_, parent_path(path), dir_of);
+    if (first == 0) {
+      first = i + 1;
+    } else {
+      next_[last[first - 1]] = i + 1;
+    }
+    last[first - 1] = i;
   }
 }
 
 const LayerEntry* Layer::find(std::string_view path) const {
-  const auto it = by_path_.find(path);
-  return it == by_path_.end() ? nullptr : &entries_[it->second];
+  const std::uint32_t slot =
+      slot_of(by_path_, path, [&](std::uint32_t i) { return std::string_view(entries_[i].path); });
+  return slot == 0 ? nullptr : &entries_[slot - 1];
 }
 
-const std::vector<std::uint32_t>* Layer::children(std::string_view dir) const {
-  const auto it = by_dir_.find(dir);
-  return it == by_dir_.end() ? nullptr : &it->second;
+std::vector<std::uint32_t> Layer::children(std::string_view dir) const {
+  std::vector<std::uint32_t> out;
+  std::uint32_t at =
+      slot_of(by_dir_, dir, [&](std::uint32_t i) { return parent_path(entries_[i].path); });
+  for (; at != 0; at = next_[at - 1]) out.push_back(at - 1);
+  return out;
 }
 
 }  // namespace hm::fs

@@ -17,7 +17,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "fs/entry.h"
@@ -58,8 +57,8 @@ class Layer {
 
   const std::vector<LayerEntry>& entries() const { return entries_; }
   const LayerEntry* find(std::string_view path) const;
-  // Indexes of the entries directly in `dir`; null when there are none.
-  const std::vector<std::uint32_t>* children(std::string_view dir) const;
+  // Indexes of the entries directly in `dir`.
+  std::vector<std::uint32_t> children(std::string_view dir) const;
   bool has_xattrs() const { return has_xattrs_; }
 
  private:
@@ -68,8 +67,11 @@ class Layer {
   void index();
 
   std::vector<LayerEntry> entries_;  // sorted by PathLess
-  std::unordered_map<std::string_view, std::uint32_t> by_path_;
-  std::unordered_map<std::string_view, std::vector<std::uint32_t>> by_dir_;
+  // Hash tables without a copy of any path: 1 + the index of an entry, or 0 in a free slot. They
+  // are never more than half full. A large image's are made in every run that names it.
+  std::vector<std::uint32_t> by_path_;
+  std::vector<std::uint32_t> by_dir_;  // the first entry of each directory that has any
+  std::vector<std::uint32_t> next_;    // of each entry, the next one in the same directory; or 0
   bool has_xattrs_ = false;
 };
 

@@ -14,10 +14,9 @@ Result<std::optional<SourceEntry>> StoredSource::lookup(const std::string& path)
 
 Result<Listing> StoredSource::list(const std::string& path) {
   Listing names;
-  const auto* children = tree_->children(path);
-  if (children == nullptr) return names;
-  names.reserve(children->size());
-  for (const std::uint32_t index : *children) {
+  const auto children = tree_->children(path);
+  names.reserve(children.size());
+  for (const std::uint32_t index : children) {
     const LayerEntry& item = tree_->entries()[index];
     names.push_back({std::string(base_name(item.path)), item.entry.kind});
   }

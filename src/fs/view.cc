@@ -165,9 +165,7 @@ Result<Listing> View::list(const Node& dir) const {
     if (!hidden.contains(name)) names.emplace(name, kind);
   };
   for (const std::uint16_t layer : dir.layers_) {
-    const auto* children = layers_[layer].layer->children(dir.path);
-    if (children == nullptr) continue;
-    for (const std::uint32_t index : *children) {
+    for (const std::uint32_t index : layers_[layer].layer->children(dir.path)) {
       const LayerEntry& item = layers_[layer].layer->entries()[index];
       const std::string name(base_name(item.path));
       if (!item.whiteout) {
