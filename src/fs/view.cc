@@ -90,13 +90,19 @@ std::string View::workspace_path(std::string_view path) const {
                                 : std::string(path.substr(kWorkspacePath.size() + 1));
 }
 
+View::BaseChild View::workspace_child(Entry entry, std::int64_t mtime_ns) const {
+  entry.uid = base_.uid;
+  entry.gid = base_.gid;
+  return {std::move(entry), Base::kWorkspace, kOriginWorkspace, mtime_ns};
+}
+
 Result<std::optional<View::BaseChild>> View::live_child(const std::string& path, Base base) const {
   const bool in_workspace = base == Base::kWorkspace;
   const auto& source = in_workspace ? base_.workspace : base_.image;
   HM_ASSIGN(auto found, source->lookup(in_workspace ? workspace_path(path) : path));
   if (!found) return std::optional<BaseChild>{};
-  return std::optional(BaseChild{std::move(found->entry), base,
-                                 in_workspace ? kOriginWorkspace : kOriginImage, found->mtime_ns});
+  if (in_workspace) return std::optional(workspace_child(std::move(found->entry), found->mtime_ns));
+  return std::optional(BaseChild{std::move(found->entry), base, kOriginImage, found->mtime_ns});
 }
 
 Result<std::optional<View::BaseChild>> View::base_child(const std::string& path,
@@ -106,8 +112,7 @@ Result<std::optional<View::BaseChild>> View::base_child(const std::string& path,
   if (dir_base == Base::kWorkspace) return live_child(path, Base::kWorkspace);
   if (path == kWorkspacePath && base_.workspace) {
     // Always the same directory, however the checkout's own looks.
-    return std::optional(BaseChild{skeleton_entry(*find_skeleton(path)), Base::kWorkspace,
-                                   kOriginWorkspace, kFixedTimeNs});
+    return std::optional(workspace_child(skeleton_entry(*find_skeleton(path)), kFixedTimeNs));
   }
   if (dir_base == Base::kImage && path != kWorkspacePath) {
     HM_ASSIGN(auto found, live_child(path, Base::kImage));

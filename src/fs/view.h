@@ -44,6 +44,7 @@ void place_times(ViewLayer& layer, std::span<const ViewLayer> below, std::int64_
 struct ViewBase {
   std::shared_ptr<Source> image;      // null: only the skeleton
   std::shared_ptr<Source> workspace;  // null: /workspace is an empty directory
+  std::uint32_t uid = 0, gid = 0;     // whose all of /workspace is
 };
 
 class View {
@@ -108,6 +109,7 @@ class View {
     std::int64_t mtime_ns;
   };
   Result<std::optional<BaseChild>> base_child(const std::string& path, Base dir_base) const;
+  BaseChild workspace_child(Entry entry, std::int64_t mtime_ns) const;
   Result<std::optional<BaseChild>> live_child(const std::string& path, Base base) const;
   Result<Node> root_below(std::size_t layers) const;
   Result<std::optional<Node>> walk(Node node, std::string_view path) const;

@@ -63,11 +63,41 @@ Result<ImageConfig> parse_oci_config(std::string_view text) {
   return out;
 }
 
+namespace {
+
+Json encode_ids(const UserIds& ids) {
+  return {{"uid", ids.uid}, {"gid", ids.gid}, {"groups", ids.groups}, {"home", ids.home}};
+}
+
+// False when it cannot be what encode_ids wrote.
+bool decode_id(const Json& json, std::uint32_t& out) {
+  if (!json.is_number_unsigned() || json.get<std::uint64_t>() > 0xfffffffe) return false;
+  out = json.get<std::uint32_t>();
+  return true;
+}
+
+bool decode_ids(const Json& json, UserIds& out) {
+  const auto has = [&](const char* name) { return json.contains(name); };
+  if (!json.is_object() || !has("uid") || !has("gid") || !has("groups") || !has("home")) {
+    return false;
+  }
+  if (!decode_id(json["uid"], out.uid) || !decode_id(json["gid"], out.gid)) return false;
+  if (!json["groups"].is_array() || !json["home"].is_string()) return false;
+  for (const Json& group : json["groups"]) {
+    if (!decode_id(group, out.groups.emplace_back())) return false;
+  }
+  out.home = json["home"].get<std::string>();
+  return true;
+}
+
+}  // namespace
+
 std::string encode_config(const ImageConfig& config) {
-  const Json json = {{"env", config.env},
-                     {"working_dir", config.working_dir},
-                     {"user", config.user},
-                     {"platform", config.platform}};
+  Json json = {{"env", config.env},
+               {"working_dir", config.working_dir},
+               {"user", config.user},
+               {"platform", config.platform}};
+  if (config.ids) json["ids"] = encode_ids(*config.ids);
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -87,6 +117,7 @@ Result<ImageConfig> decode_config(std::string_view text) {
     if (!value.is_string()) return damaged();
     out.env[name] = value.get<std::string>();
   }
+  if (json.contains("ids") && !decode_ids(json["ids"], out.ids.emplace())) return damaged();
   return out;
 }
 

@@ -10,6 +10,7 @@
 #include "image/directory.h"
 #include "image/layout.h"
 #include "image/oci.h"
+#include "image/user.h"
 
 namespace hm::image {
 
@@ -95,11 +96,17 @@ Result<store::Image> import_source(store::Store& store, const Source& source,
   HM_ASSIGN(const auto stage, Stage::create(store));
   TreeBuilder tree(options.limits);
   Target target{tree, *stage, options.progress};
-  HM_ASSIGN(const ImageConfig config, read_source(store, source, options.limits, target));
+  HM_ASSIGN(ImageConfig config, read_source(store, source, options.limits, target));
   HM_TRY(stage->finish());
   const auto layer = tree.build(*stage);
   HM_TRY(check_tree(*layer));
   HM_TRY(stage->commit(tree.files()));
+  if (!config.user.empty()) {
+    // Whoever it does not know cannot run anything: that is for the run to say.
+    auto ids = resolve_user_of(*layer, store.blobs(), config.user);
+    if (ids) config.ids = std::move(*ids);
+    if (!ids && ids.error().code != ErrorCode::kInvalid) return fail(std::move(ids).error());
+  }
   HM_ASSIGN(const fs::StoredLayer stored, fs::store_layer(*layer, store.blobs()));
   store::Image image;
   image.name = std::move(name);

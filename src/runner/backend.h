@@ -18,6 +18,7 @@
 #include "fs/session.h"
 #include "fs/trace.h"
 #include "fs/view.h"
+#include "image/config.h"
 #include "runner/isolation.h"
 #include "runner/pipeline.h"
 #include "runner/step_log.h"
@@ -31,6 +32,7 @@ struct Command {
   std::map<std::string, std::string> env;
   std::string cwd;          // below /workspace, "" = /workspace
   std::string working_dir;  // absolute, of the image: instead of /workspace where cwd is ""
+  std::optional<image::UserIds> user;  // nullopt: root
   Network network = Network::kHost;
   Limits limits;
   std::optional<std::chrono::milliseconds> timeout;

@@ -20,15 +20,25 @@
 #include <cstring>
 #include <span>
 
+#include "runner/become/take_ids.h"
 #include "runner/isolation.h"
 #include "runner/system_calls.h"
 #include "store/util/child.h"
+
+extern "C" {
+// From embed.sh, which the build runs.
+extern const char hm_become_begin[];
+extern const char hm_become_end[];
+}
 
 namespace hm::runner {
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// Above all numbers that descriptors are given out under.
+constexpr int kAboveGiven = 100;
 
 // How long a stopped step may take to end by itself after TERM.
 constexpr std::chrono::seconds kGrace{3};
@@ -278,7 +288,9 @@ int launch_in_child(void* argument) {
 Result<pid_t> spawn(const std::string& bubblewrap, const std::vector<std::string>& command,
                     std::span<const std::pair<int, int>> fds, std::span<const Fd> cgroups) {
   // A step reaches this program as /proc/1/exe, and could change its mode as root.
-  HM_ASSIGN(const Fd program, read_only_clone(bubblewrap));
+  HM_ASSIGN(const Fd clone, read_only_clone(bubblewrap));
+  const Fd program(::fcntl(clone.get(), F_DUPFD_CLOEXEC, kAboveGiven));
+  if (!program) return fail_errno("dup");
   std::vector<std::string> words = {"bwrap", "--args", std::to_string(kArgsFd), "--"};
   words.insert(words.end(), command.begin(), command.end());
   std::vector<char*> argv;
@@ -293,6 +305,28 @@ Result<pid_t> spawn(const std::string& bubblewrap, const std::vector<std::string
   if (launch.error == 0) return pid;
   (void)wait_for_child(pid);
   return fail(system_error(bubblewrap + " cannot " + launch.task, launch.error));
+}
+
+// become.cc, as it was built: a descriptor that bubblewrap can start it from.
+Result<Fd> become_program() {
+  Fd fd(::memfd_create("hm-become", MFD_CLOEXEC));
+  if (!fd) return fail_errno("memfd_create");
+  const auto size = static_cast<std::size_t>(hm_become_end - hm_become_begin);
+  HM_TRY(write_all(fd.get(), {hm_become_begin, size}));
+  return fd;
+}
+
+// The command through that program.
+std::vector<std::string> as_user(const image::UserIds& user,
+                                 const std::vector<std::string>& command) {
+  std::string groups;
+  for (const std::uint32_t group : user.groups) {
+    groups += (groups.empty() ? "" : ",") + std::to_string(group);
+  }
+  std::vector<std::string> out = {"/proc/self/fd/" + std::to_string(kBecomeFd),
+                                  std::to_string(user.uid), std::to_string(user.gid), groups};
+  out.insert(out.end(), command.begin(), command.end());
+  return out;
 }
 
 }  // namespace
@@ -436,17 +470,25 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
   HM_ASSIGN(const Fd null, open_file("/dev/null", O_RDONLY));
   HM_ASSIGN(Fd args, arguments_file(bubblewrap_arguments(root, files, command)));
   HM_ASSIGN(const Fd filter, system_call_filter());
-  // Descriptors 0-2 and three more are bubblewrap's; everything else is close-on-exec.
+  // Descriptors 0-2 and three more are bubblewrap's, and one the command's when it runs as a user;
+  // everything else is close-on-exec.
   // What is handed over must not sit on a number that is handed out: move everything up first.
-  std::array<std::pair<int, int>, 6> given = {{{null.get(), 0},
-                                               {out.write.get(), 1},
-                                               {err.write.get(), 2},
-                                               {args.get(), kArgsFd},
-                                               {status.write.get(), kStatusFd},
-                                               {filter.get(), kFilterFd}}};
+  std::vector<std::pair<int, int>> given = {{null.get(), 0},
+                                            {out.write.get(), 1},
+                                            {err.write.get(), 2},
+                                            {args.get(), kArgsFd},
+                                            {status.write.get(), kStatusFd},
+                                            {filter.get(), kFilterFd}};
+  std::vector<std::string> argv = command.argv;
+  Fd become;
+  if (command.user) {
+    HM_ASSIGN(become, become_program());
+    given.emplace_back(become.get(), kBecomeFd);
+    argv = as_user(*command.user, command.argv);
+  }
   std::vector<Fd> high;
   for (auto& [fd, as] : given) {
-    high.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 100));
+    high.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, kAboveGiven));
     if (!high.back()) return fail_errno("dup");
     fd = high.back().get();
   }
@@ -459,7 +501,7 @@ Result<SandboxExit> run_sandboxed(const std::string& bubblewrap, const std::stri
 
   const auto entrances =
       cgroup != nullptr ? std::span<const Fd>(cgroup->entrances()) : std::span<const Fd>();
-  HM_ASSIGN(const pid_t pid, spawn(bubblewrap, command.argv, given, entrances));
+  HM_ASSIGN(const pid_t pid, spawn(bubblewrap, argv, given, entrances));
   Child child(pid);
   high.clear();
   out.write.reset();

@@ -23,6 +23,7 @@ enum class Phase { kWaiting, kRunning, kDone, kSkipped };
 struct Node {
   StepJob job;
   ResolvedImage image;  // of its chain
+  std::string base;     // for Sources::base
   Phase phase = Phase::kWaiting;
   StepResult result;
   bool has_result = false;  // of this or an earlier attempt
@@ -99,7 +100,8 @@ class RunImpl final : public Run {
         store_(store),
         events_(events),
         backend_name_(backend.name()),
-        runner_(store, backend, events, backend.id_mode(id_mode)) {}
+        step_ids_(backend.id_mode(id_mode)),
+        runner_(store, backend, events, step_ids_) {}
 
   Status prepare();
   Result<RunOutcome> execute(const std::stop_token& stop) override;
@@ -107,6 +109,7 @@ class RunImpl final : public Run {
 
  private:
   Status prepare_step(std::size_t index);
+  Result<std::string> settle_user(ResolvedImage& image) const;
   void number_chains();
   void tell_images();
   Status run_attempts(const std::stop_token& stop);
@@ -133,6 +136,7 @@ class RunImpl final : public Run {
   store::Store& store_;
   EventSink& events_;
   const char* const backend_name_;
+  const IdMode step_ids_;
   StepRunner runner_;
   const std::int64_t started_ns_ = now_ns();
 
@@ -165,11 +169,13 @@ Status RunImpl::prepare_step(std::size_t index) {
   Node& node = nodes_[index];
   if (step.parent) {
     node.image = nodes_[*step.parent].image;
+    node.base = nodes_[*step.parent].base;
   } else {
     auto resolved =
         resolve_image(image_name(pipeline_, step, options_), options_.workspace, store_);
     if (!resolved) return fail(std::move(resolved).error().in("step '" + step.key + "'"));
     node.image = std::move(*resolved);
+    HM_ASSIGN(node.base, settle_user(node.image));
   }
   StepInfo& info = node.job.info;
   info.id = new_uuid();
@@ -187,6 +193,23 @@ Status RunImpl::prepare_step(std::size_t index) {
   }
   HM_ASSIGN(node.job.previous, store_.last_step(options_.workspace, pipeline_.name, step.key));
   return {};
+}
+
+// What the steps of an image start from. Leaves `ids` to an image only whose steps are not root's.
+Result<std::string> RunImpl::settle_user(ResolvedImage& image) const {
+  auto& [id, config] = image;
+  if (config.user.empty()) return id;
+  if (!config.ids) {
+    return fail(ErrorCode::kNotFound, "image " + shown_image(id).name + " is made for the user '" +
+                                          fs::printable(config.user) +
+                                          "', whom its /etc/passwd and /etc/group do not have");
+  }
+  if (config.ids->is_root() || step_ids_ == IdMode::kSingle) {
+    if (config.ids->is_root()) config.user.clear();
+    config.ids.reset();
+    return id;
+  }
+  return base_for(id, *config.ids);
 }
 
 void RunImpl::number_chains() {
@@ -297,7 +320,7 @@ void RunImpl::work(Sources& sources) {
 
 void RunImpl::run_one(std::size_t index, Sources& sources) {
   auto result = [&]() -> Result<StepResult> {
-    HM_ASSIGN(fs::ViewBase base, sources.base(nodes_[index].image.id));
+    HM_ASSIGN(fs::ViewBase base, sources.base(nodes_[index].base));
     std::unique_lock lock(mutex_);
     const fs::View view = view_of(index, base);
     const bool earlier = nodes_[index].has_result;
@@ -403,7 +426,7 @@ Status RunImpl::keep_files(Sources& sources) {
     for (const fs::Observation& item : node.result.inputs->observations) {
       if (item.kind == fs::ObservationKind::kContent) paths.push_back(item.path);
     }
-    HM_ASSIGN(const fs::ViewBase base, sources.base(node.image.id));
+    HM_ASSIGN(const fs::ViewBase base, sources.base(node.base));
     const auto files = fs::View(base, {}, now_ns()).lasting_digests(paths);
     if (!files.empty()) store_.keep_files(node.result.path_set, files);
   }
@@ -427,11 +450,11 @@ Status RunImpl::look_again(Sources& sources) {
 
 // Each path is looked at once, however many steps rest on it.
 Result<std::optional<std::string>> RunImpl::moved_input(Sources& sources) {
-  std::map<std::string, std::vector<const fs::Trace*>> inputs;  // by image
-  for (const Node& node : nodes_) inputs[node.image.id].push_back(node.result.inputs.get());
-  for (const auto& [image, traces] : inputs) {
+  std::map<std::string, std::vector<const fs::Trace*>> inputs;  // by what is below the layers
+  for (const Node& node : nodes_) inputs[node.base].push_back(node.result.inputs.get());
+  for (const auto& [name, traces] : inputs) {
     const std::vector<std::string_view> own = distinct_paths(traces);
-    HM_ASSIGN(const fs::ViewBase base, sources.base(image));
+    HM_ASSIGN(const fs::ViewBase base, sources.base(name));
     HM_ASSIGN(const auto moved, first_moved(fs::View(base, {}, now_ns()), own));
     if (moved) return std::optional("/" + *moved);
   }
@@ -465,17 +488,17 @@ void RunImpl::tell_images() {
   for (const Node& node : nodes_) {
     const auto& [id, config] = node.image;
     if (!is_stored_image(id) || !told.insert(id).second) continue;
-    const std::size_t mark = id.rfind('@');
-    const std::string digest = id.substr(id.rfind(':') + 1);
-    events_.note("image " + id.substr(0, mark) + " is " + digest.substr(0, 12));
-    if (id_mode_ == IdMode::kSingle && told.size() == 1) {
+    const ShownImage image = shown_image(id);
+    const std::string user = fs::printable(config.user);
+    events_.note("image " + image.name + " is " + image.tree.substr(0, 12) +
+                 (config.ids ? ", its steps run as '" + user + "'" : ""));
+    if (step_ids_ == IdMode::kSingle && told.size() == 1) {
       events_.note("without other ids than root's chown fails in its steps: " + single_id_reason() +
                    "; --backend vm has all ids");
     }
-    if (!config.user.empty() && config.user != "root" && config.user != "0" &&
-        config.user != "root:root" && config.user != "0:0") {
-      events_.note("image " + id.substr(0, mark) + " is made for the user '" +
-                   fs::printable(config.user) + "': its steps run as root");
+    if (!user.empty() && !config.ids) {
+      events_.note("image " + image.name + " is made for the user '" + user +
+                   "', who has no id here: its steps run as root");
     }
   }
 }
@@ -547,7 +570,7 @@ store::RunReport RunImpl::report() const {
     const Node& node = nodes_[i];
     store::RunStep step;
     step.key = node.job.info.key;
-    step.image = node.image.id;
+    step.image = node.base;
     if (node.phase == Phase::kSkipped) {
       step.outcome = "skipped";
       step.reason = node.skip_reason;
@@ -580,7 +603,7 @@ Result<std::vector<Plan>> RunImpl::plan() {
       plan.reason = "depends on what '" + pipeline_.steps[*parent].key + "' writes";
       continue;
     }
-    HM_ASSIGN(const fs::ViewBase base, sources->base(nodes_[index].image.id));
+    HM_ASSIGN(const fs::ViewBase base, sources->base(nodes_[index].base));
     HM_ASSIGN(auto found, runner_.preview(nodes_[index].job, view_of(index, base)));
     if (auto* hit = std::get_if<Hit>(&found.outcome)) {
       plan.what = Plan::What::kHit;
@@ -605,7 +628,8 @@ Command command_of(const Step& step, const image::ImageConfig& config,
   Command command;
   command.argv = step.argv;
   if (command.argv.empty()) command.argv = {"/bin/sh", "-c", step.command};
-  command.env = {{"HOME", "/root"}, {"PATH", kDefaultPath}};
+  command.user = config.ids;
+  command.env = {{"HOME", config.ids ? config.ids->home : "/root"}, {"PATH", kDefaultPath}};
   for (const auto& [name, value] : config.env) command.env[name] = value;
   for (const auto& [name, value] : step.env) command.env[name] = value;
   for (const auto& [name, value] : extra_env) command.env[name] = value;

@@ -2,6 +2,9 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <sstream>
+
 #include "fs/capture.h"
 #include "fs/live_rules.h"
 #include "fs/live_source.h"
@@ -12,6 +15,7 @@ namespace hm::runner {
 namespace {
 
 constexpr std::string_view kTreeMark = "@sha256:";
+constexpr char kOwnerMark = '#';
 
 // What stands for an image of the store, and back; nullopt for "host" and directories.
 std::string stored_id(const store::Image& image) {
@@ -21,18 +25,36 @@ std::string stored_id(const store::Image& image) {
 struct StoredId {
   std::string name;
   Digest tree;
+  std::uint32_t uid = 0, gid = 0;
 };
 std::optional<StoredId> parse_stored_id(const std::string& id) {
   const std::size_t mark = id.rfind(kTreeMark);
   if (id.starts_with("/") || mark == std::string::npos) return std::nullopt;
-  const auto tree = Digest::from_hex(std::string_view(id).substr(mark + kTreeMark.size()));
+  std::string_view rest = std::string_view(id).substr(mark + kTreeMark.size());
+  const std::size_t owner = std::min(rest.find(kOwnerMark), rest.size());
+  const auto tree = Digest::from_hex(rest.substr(0, owner));
   if (!tree) return std::nullopt;
-  return StoredId{id.substr(0, mark), *tree};
+  StoredId out{id.substr(0, mark), *tree};
+  if (owner < rest.size()) {
+    std::istringstream numbers{std::string(rest.substr(owner + 1))};
+    char colon = 0;
+    if (!(numbers >> out.uid >> colon >> out.gid)) return std::nullopt;
+  }
+  return out;
 }
 
 }  // namespace
 
 bool is_stored_image(const std::string& id) { return parse_stored_id(id).has_value(); }
+
+ShownImage shown_image(const std::string& id) {
+  const auto stored = parse_stored_id(id);
+  return stored ? ShownImage{stored->name, stored->tree.hex()} : ShownImage{id, ""};
+}
+
+std::string base_for(const std::string& id, const image::UserIds& user) {
+  return id + kOwnerMark + std::to_string(user.uid) + ":" + std::to_string(user.gid);
+}
 
 Result<ResolvedImage> resolve_image(const std::string& name, const std::string& workspace,
                                     store::Store& store) {
@@ -75,7 +97,12 @@ Result<fs::ViewBase> Sources::base(const std::string& image) {
   if (!source) {
     HM_ASSIGN(source, open_image(image));
   }
-  return fs::ViewBase{source, workspace_};
+  fs::ViewBase base{source, workspace_};
+  if (const auto id = parse_stored_id(image)) {
+    base.uid = id->uid;
+    base.gid = id->gid;
+  }
+  return base;
 }
 
 Result<std::shared_ptr<fs::Source>> Sources::open_image(const std::string& image) {

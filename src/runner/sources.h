@@ -26,6 +26,13 @@ struct ResolvedImage {
   image::ImageConfig config;
 };
 bool is_stored_image(const std::string& id);
+// The parts of a stored image's id: its name, and the digest of its tree in hex.
+struct ShownImage {
+  std::string name, tree;
+};
+ShownImage shown_image(const std::string& id);
+// For Sources::base: the image with this id, and a workspace that belongs to `user`.
+std::string base_for(const std::string& id, const image::UserIds& user);
 // "host", a directory (relative to the workspace), or the name of an image in the store. kNotFound,
 // saying how to get it, for anything else.
 Result<ResolvedImage> resolve_image(const std::string& name, const std::string& workspace,
@@ -37,7 +44,8 @@ class Sources {
   static Result<std::unique_ptr<Sources>> open(const std::string& workspace, IdMode id_mode,
                                                store::Store& store);
 
-  // `image` is a ResolvedImage's id. kNotFound when it is not in the store any longer.
+  // `image` is a ResolvedImage's id, or of base_for. kNotFound when it is not in the store any
+  // longer.
   Result<fs::ViewBase> base(const std::string& image);
   // What decides how a source looks and is not as it was: an ignore file, the root itself.
   Result<std::optional<std::string>> moved_rule_file();

@@ -57,6 +57,12 @@ std::string platform() {
   return std::string(name.sysname) + "/" + name.machine;
 }
 
+std::string user_text(const image::UserIds& user) {
+  std::string out = std::to_string(user.uid) + ":" + std::to_string(user.gid);
+  for (const std::uint32_t group : user.groups) out += " " + std::to_string(group);
+  return out;
+}
+
 // How the change of a component reads, by its name.
 std::string describe(const std::string& component) {
   static const std::map<std::string, std::string> kTexts = {
@@ -65,6 +71,7 @@ std::string describe(const std::string& component) {
       {"network", "its network setting changed"},
       {"on_change", "its on_change list changed"},
       {"ids", "it runs in another id mode (root or rootless)"},
+      {"user", "the user that it runs as changed"},
       {"limits", "its resource limits changed"},
       {"platform", "it runs on another platform"},
       {"sandbox", "the sandbox changed with this version of hm"},
@@ -88,6 +95,7 @@ StaticKey static_key(const Command& command, IdMode id_mode) {
   parts["cwd"] = text(of_image ? command.working_dir : command.cwd);
   parts["network"] = text(command.network == Network::kHost ? "host" : "none");
   parts["ids"] = text(ids_text(id_mode));
+  if (command.user) parts["user"] = text(user_text(*command.user));
   parts["limits"] = text(limits_description() + limits_text(command.limits));
   parts["platform"] = text(platform());
   parts["sandbox"] = text(sandbox_description() + fs::skeleton_digest().hex());

@@ -188,7 +188,7 @@ test_defaults_of_an_image() {
   umoci new --image "$T/layout:one"
   umoci insert --rootless --image "$T/layout:one" "$T/root/bin" /bin
   umoci config --image "$T/layout:one" --config.env A=image --config.env B=image \
-    --config.workingdir /bin --config.user daemon
+    --config.workingdir /bin
   image_rc 0 import base "$T/layout"
   pipeline_toml <<'TOML'
 image = "base"
@@ -209,7 +209,83 @@ TOML
   assert_log s 'image step' /bin
   assert_log child image /bin
   assert_log t /workspace
-  grep -q "made for the user 'daemon': its steps run as root" "$ERR" || fail "says $(<"$ERR")"
+}
+
+# user_image USER: the image `base`, whose User that is; app is in it, and in a second group.
+user_image() {
+  local dir
+  needs_command umoci
+  make_root
+  mkdir -p "$T/root/home/app"
+  printf '%s\n' root:x:0:0::/root:/bin/sh app:x:1000:1000::/home/app:/bin/sh >"$T/root/etc/passwd"
+  printf '%s\n' root:x:0: app:x:1000: wheel:x:10:app >"$T/root/etc/group"
+  umoci init --layout "$T/layout"
+  umoci new --image "$T/layout:one"
+  for dir in bin etc home; do
+    umoci insert --rootless --image "$T/layout:one" "$T/root/$dir" "/$dir"
+  done
+  umoci config --image "$T/layout:one" --config.user "$1"
+  image_rc 0 import base "$T/layout"
+}
+
+test_steps_run_as_the_user_of_the_image() {
+  user_image app
+  pipeline_toml <<'TOML'
+image = "base"
+[[step]]
+key = "s"
+run = """
+id -u; id -G; echo $HOME; echo new >made; echo out >/dev/stdout
+(echo x >/bin/new) 2>/dev/null || echo may not
+busybox grep ^Cap /proc/self/status | busybox grep -v Bnd | busybox tr -d '\\t'
+"""
+[[step]]
+key = "child"
+from = "s"
+run = "cat made; stat -c '%u:%g' made seen ."
+TOML
+  echo seen >"$W/seen"
+  run_ok
+  if has_ids; then
+    assert_log s 1000 '1000 10' /home/app out 'may not' CapInh:0000000000000000 \
+      CapPrm:0000000000000000 CapEff:0000000000000000 CapAmb:0000000000000000
+    assert_log child new 1000:1000 1000:1000 1000:1000
+    grep -q "image base is [0-9a-f]*, its steps run as 'app'" "$ERR" || fail "says $(<"$ERR")"
+  else
+    assert_log_has s /root
+    grep -q "user 'app', who has no id here: its steps run as root" "$ERR" || fail "says $(<"$ERR")"
+  fi
+  run_ok
+  assert_hit s child
+  umoci config --image "$T/layout:one" --config.user 0
+  image_rc 0 import base "$T/layout"
+  run_ok
+  if has_ids; then
+    assert_ran s
+    assert_reason s 'HOME|the user'
+  else
+    assert_hit s child
+  fi
+  assert_log_has s /root
+  assert_log child new 0:0 0:0 0:0
+}
+
+test_users_by_number_and_users_that_are_not_there() {
+  has_ids || skip 'there are no other ids'
+  user_image 7:8
+  pipeline_toml <<'TOML'
+image = "base"
+[[step]]
+key = "s"
+run = "id -u; id -g; echo $HOME"
+TOML
+  run_ok
+  assert_log s 7 8 /
+  umoci config --image "$T/layout:one" --config.user nobody
+  image_rc 0 import base "$T/layout"
+  run_rc 4
+  grep -q "image base is made for the user 'nobody', whom its /etc/passwd" "$ERR" ||
+    fail "says $(<"$ERR")"
 }
 
 test_unknown_image_is_one_line_that_says_what_to_do() {

@@ -35,6 +35,18 @@ TEST(StaticKey, EveryComponentChangesTheDigest) {
       {"values swapped", [](Command& c) { std::swap(c.env["PATH"], c.env["TOKEN"]); }},
       {"cwd", [](Command& c) { c.cwd = ""; }},
       {"limits", [](Command& c) { c.limits.memory = 64 << 20; }},
+      {"user",
+       [](Command& c) {
+         c.user = image::UserIds{7, 7, {7}, "/"};
+       }},
+      {"group",
+       [](Command& c) {
+         c.user = image::UserIds{7, 8, {8}, "/"};
+       }},
+      {"groups",
+       [](Command& c) {
+         c.user = image::UserIds{7, 7, {7, 8}, "/"};
+       }},
       {"network", [](Command& c) { c.network = Network::kNone; }},
       {"on_change", [](Command& c) { c.on_change = {"*.c"}; }},
       {"on_change of two",

@@ -103,6 +103,9 @@ struct StepOrder {
   std::vector<GuestDirectory> directories;
   std::uint64_t memory = 0;  // limits of its cgroup; 0: none
   std::uint64_t pids = 0;
+  std::uint32_t uid = 0;  // the user that the command runs as
+  std::uint32_t gid = 0;
+  std::vector<std::uint32_t> groups;
 };
 
 // How the command ended.
@@ -159,6 +162,10 @@ inline std::string encode(const StepOrder& order) {
   }
   out.number(order.memory);
   out.number(order.pids);
+  out.number(order.uid);
+  out.number(order.gid);
+  out.number(order.groups.size());
+  for (const std::uint32_t group : order.groups) out.number(group);
   return out.take();
 }
 
@@ -209,6 +216,9 @@ inline bool decode(std::string_view bytes, StepOrder& order) {
   });
   order.memory = in.number();
   order.pids = in.number();
+  order.uid = number32();
+  order.gid = number32();
+  each([&] { order.groups.push_back(number32()); });
   return in.done();
 }
 

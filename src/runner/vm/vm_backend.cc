@@ -130,6 +130,11 @@ Result<StepOrder> order_of(const Command& command, const fs::View& view,
   HM_ASSIGN(order.directories, guest_directories(view, empty));
   order.memory = command.limits.memory.value_or(0);
   order.pids = command.limits.pids.value_or(0);
+  if (command.user) {
+    order.uid = command.user->uid;
+    order.gid = command.user->gid;
+    order.groups = command.user->groups;
+  }
   order.entropy.resize(kEntropyBytes);
   if (::getentropy(order.entropy.data(), order.entropy.size()) != 0) return fail_errno("entropy");
   return order;

@@ -20,6 +20,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "runner/become/take_ids.h"
 #include "runner/vm/guest/network.h"
 
 namespace hm::guest {
@@ -210,6 +211,9 @@ class Setup {
     std::vector<char*> argv;
     for (const std::string& word : order_.argv) argv.push_back(const_cast<char*>(word.c_str()));
     argv.push_back(nullptr);
+    if (order_.uid != 0 || order_.gid != 0) {
+      check(runner::take_ids(order_.uid, order_.gid, order_.groups), "become the image's user");
+    }
     install_filter();
     ::execvp(argv[0], argv.data());
     refuse(errno == ENOENT ? StepEnd::Kind::kNoProgram : StepEnd::Kind::kNotExecutable);
