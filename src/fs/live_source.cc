@@ -204,6 +204,23 @@ Result<Digest> LiveSource::digest(const std::string& path) {
   return digest;
 }
 
+// Pins the bytes that are there: `take` reads them all. `believed` is the digest that the file has
+// been taken to have until now.
+template <class Take>
+Result<Digest> LiveSource::pin_bytes(const Locked& at, const LiveStat& stat,
+                                     const std::optional<store::FileStamp>& stamp,
+                                     const std::optional<Digest>& believed, Take take) {
+  HM_ASSIGN(const Fd fd, open_pinned(stat, at.path));
+  HM_ASSIGN(const store::BlobInfo info, take(fd.get()));
+  HM_TRY(check_unmoved(fd.get(), stat, at.path));
+  if (info.size != stat.stamp.size || (believed && *believed != info.digest)) {
+    HM_TRY(forget_digests(at.path));
+  }
+  set_content(at.pin, info.digest, stamp.has_value());
+  learn(stamp, info.digest);
+  return info.digest;
+}
+
 Result<Digest> LiveSource::capture(const std::string& path) {
   const Locked at = lock_pin(path);
   HM_ASSIGN(const LiveStat stat, pinned_file(at));
@@ -216,16 +233,10 @@ Result<Digest> LiveSource::capture(const std::string& path) {
     at.pin.captured = true;
     return *content;
   }
-  HM_ASSIGN(const Fd fd, open_pinned(stat, path));
-  HM_ASSIGN(const store::BlobInfo info, store_.blobs().put_copy(fd.get()));
-  HM_TRY(check_unmoved(fd.get(), stat, path));
-  if (info.size != stat.stamp.size || (content && *content != info.digest)) {
-    HM_TRY(forget_digests(path));
-  }
-  set_content(at.pin, info.digest, stamp.has_value());
+  const auto put = [&](int fd) { return store_.blobs().put_copy(fd); };
+  HM_ASSIGN(const Digest digest, pin_bytes(at, stat, stamp, content, put));
   at.pin.captured = true;
-  learn(stamp, info.digest);
-  return info.digest;
+  return digest;
 }
 
 // Of a file that did not move: what the store remembered of it was wrong, and may have been used
@@ -259,16 +270,11 @@ Result<Digest> LiveSource::hash(const std::string& path) {
   HM_ASSIGN(const LiveStat stat, pinned_file(at));
   if (at.pin.hashed) return *at.pin.content;
   const auto stamp = lasting_stamp(stat);
-  HM_ASSIGN(const Fd fd, open_pinned(stat, path));
-  HM_ASSIGN(const store::BlobInfo info, store::hash_fd(fd.get()));
-  HM_TRY(check_unmoved(fd.get(), stat, path));
   const bool pinned = at.pin.content != nullptr;
   const auto content = pinned ? std::optional(*at.pin.content) : known_digest(stamp);
-  if (content && *content != info.digest) HM_TRY(forget_digests(path));
-  if (!pinned) set_content(at.pin, info.digest, stamp.has_value());
+  HM_ASSIGN(const Digest digest, pin_bytes(at, stat, stamp, content, store::hash_fd));
   at.pin.hashed = true;
-  learn(stamp, info.digest);
-  return info.digest;
+  return digest;
 }
 
 // The stamp is looked at after the bytes: what was written before them has changed it already.

@@ -2,8 +2,9 @@
 //
 // A live directory moves while a run uses it. So the first lookup of a path pins what it found (or
 // that it found nothing), the first listing the names, the first read the bytes: of a small file
-// their digest, which every later read has to have; those of a larger one are copied into the store
-// and served from there. One run never sees two states of one file. `first_moved` tells
+// their digest, which every later read has to have. A larger one is served from where it is, and
+// hashed, while its stamp would show every change; else its bytes are copied into the store and
+// served from there. One run never sees two states of one file. `first_moved` tells
 // later which pinned path looks different by now. What is visible, and how it looks, is the
 // matter of LiveRules (live_rules.h).
 //
@@ -88,6 +89,10 @@ class LiveSource final : public Source {
   void set_content(Pin& pin, const Digest& digest, bool lasts);
   Result<LiveStat> pinned_file(const Locked& at);
   Result<Fd> open_pinned(const LiveStat& pinned, const std::string& path);
+  template <class Take>
+  Result<Digest> pin_bytes(const Locked& at, const LiveStat& stat,
+                           const std::optional<store::FileStamp>& stamp,
+                           const std::optional<Digest>& believed, Take take);
   Status forget_digests(const std::string& path);
   Status check_unmoved(int fd, const LiveStat& pinned, const std::string& path);
   Result<Digest> digest_now(const LiveStat& stat, const std::optional<store::FileStamp>& stamp,

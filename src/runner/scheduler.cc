@@ -200,9 +200,11 @@ Result<std::string> RunImpl::settle_user(ResolvedImage& image) const {
   auto& [id, config] = image;
   if (config.user.empty()) return id;
   if (!config.ids) {
-    return fail(ErrorCode::kNotFound, "image " + shown_image(id).name + " is made for the user '" +
-                                          fs::printable(config.user) +
-                                          "', whom its /etc/passwd and /etc/group do not have");
+    return fail(ErrorCode::kNotFound,
+                "image " + shown_image(id).name + " is made for the user '" +
+                    fs::printable(config.user) +
+                    "', whom its /etc/passwd and /etc/group do not have (or an "
+                    "older hm imported it: import it again)");
   }
   if (config.ids->is_root() || step_ids_ == IdMode::kSingle) {
     if (config.ids->is_root()) config.user.clear();
