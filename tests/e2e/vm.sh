@@ -286,6 +286,26 @@ test_what_is_missing_is_said() {
   run_vm 7
 }
 
+test_a_guest_that_cannot_be_saved_is_said() {
+  use_vm
+  rm "$HM_HOME/vm"
+  mkdir -m 700 "$HM_HOME/vm"
+  mkdir "$HM_HOME/vm/lock" # not a file
+  pipeline_toml <<'TOML'
+[[step]]
+key = "a"
+run = "echo one"
+[[step]]
+key = "b"
+run = "echo two"
+TOML
+  run_vm 0 --parallelism 1
+  assert_log a one
+  assert_log b two
+  [[ $(grep -hc "^hm: steps wait for .*none could be saved: .*/vm/lock: Is a directory" "$ERR") == 1 ]] ||
+    fail 'not said once'
+}
+
 test_network_of_the_host_and_none() {
   use_vm
   pipeline_toml <<'TOML'

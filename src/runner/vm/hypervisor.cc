@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <future>
@@ -27,6 +28,8 @@ constexpr const char* kQemu = "qemu-system-x86_64";
 constexpr std::chrono::seconds kBootEmulated{30};
 constexpr std::chrono::seconds kBootKvm{10};
 constexpr double kMostPatience = 10;
+
+constexpr unsigned kMostFailedSaves = 2;  // each takes as long as a boot
 
 double busyness() {
   double load = 0;
@@ -120,12 +123,13 @@ Result<Fd> file_in_memory(std::string_view bytes) {
 class QemuHypervisor final : public Hypervisor {
  public:
   QemuHypervisor(MachineShape shape, std::string directory, ScratchDisk disk, Fd initramfs,
-                 const Digest& digest)
+                 const Digest& digest, Say say)
       : shape_(std::move(shape)),
         directory_(std::move(directory)),
         disk_(std::move(disk)),
         initramfs_(std::move(initramfs)),
-        digest_(digest) {}
+        digest_(digest),
+        say_(std::move(say)) {}
 
   std::optional<Place> take_place(const std::stop_token& stop) override {
     std::unique_lock lock(mutex_);
@@ -189,14 +193,20 @@ class QemuHypervisor final : public Hypervisor {
     return shape;
   }
 
-  // Made if there is none: the first step of all waits for a boot either way.
+  // Made if there is none: the first step of all waits for a boot either way. Without one the
+  // guest boots by itself.
   Result<std::optional<Fd>> saved_guest(const MachineParts& parts, int wake) {
     HM_ASSIGN(const std::string name, saved_guest_name(parts.shape, digest_));
     auto file = open_saved_guest(directory_, name);
-    if (file) return file;
+    if (file || failed_saves_ >= kMostFailedSaves) return file;
     const auto saved = save_guest(directory_, name, parts, boot_patience(parts.shape.kvm), wake);
-    if (!saved && saved.error().code == ErrorCode::kCancelled) return fail(saved.error());
-    return open_saved_guest(directory_, name);  // without one the guest boots by itself
+    if (saved) return open_saved_guest(directory_, name);
+    if (saved.error().code == ErrorCode::kCancelled) return fail(saved.error());
+    if (failed_saves_++ == 0) {
+      say_("steps wait for their virtual machines to boot, since none could be saved: " +
+           saved.error().message);
+    }
+    return std::optional<Fd>{};
   }
 
   void give_back() override {
@@ -210,6 +220,8 @@ class QemuHypervisor final : public Hypervisor {
   const ScratchDisk disk_;
   const Fd initramfs_;
   const Digest digest_;
+  const Say say_;
+  std::atomic<unsigned> failed_saves_ = 0;
   std::mutex mutex_;  // guards free_
   std::condition_variable_any freed_;
   unsigned free_ = std::max(1U, std::thread::hardware_concurrency());
@@ -247,7 +259,7 @@ Result<std::unique_ptr<Hypervisor>> Hypervisor::open(const VmOptions& options,
   shape.memory_mib = options.memory >> 20;
   shape.cpus = options.cpus;
   auto out = std::make_unique<QemuHypervisor>(std::move(shape), directory, std::move(scratch_disk),
-                                              std::move(initramfs), digest);
+                                              std::move(initramfs), digest, say);
   auto no_kvm = lacks_kvm();
   if (!no_kvm && !out->works_with_kvm()) no_kvm = "a guest did not boot with it";
   if (no_kvm) {

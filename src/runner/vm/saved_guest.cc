@@ -52,10 +52,13 @@ class Monitor {
       HM_ASSIGN(const nlohmann::json answer, command(R"({"execute":"query-migrate"})"));
       const std::string state = answer.value("status", "");
       if (state == "completed") return {};
-      if (state == "failed" || state == "cancelled") break;
+      if (state == "failed" || state == "cancelled") {
+        return fail(ErrorCode::kRefused, "QEMU did not save the virtual machine: " +
+                                             answer.value("error-desc", "it does not say why"));
+      }
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
-    return fail(ErrorCode::kRefused, "QEMU did not save the virtual machine");
+    return fail(ErrorCode::kRefused, "QEMU did not save the virtual machine in time");
   }
 
  private:
