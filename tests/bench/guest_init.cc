@@ -29,6 +29,7 @@ void serve_root() {
 std::string make_step_root() {
   hm::runner::vm::StepOrder order;
   order.directories = {{"", 0755, 0, 0, false, {}}};
+  mount_scratch();
   std::string root = make_root(order);
   for (const char* name : {"/proc", "/dev", "/sys", "/run"}) make_directory(root + name, 0755);
   mount_or_fail("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC);

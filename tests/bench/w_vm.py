@@ -22,7 +22,7 @@ MEMORY, CPUS = 1024, 2  # MiB
 KERNELS = ("/boot/vmlinuz-*-amd64", "/var/lib/hmtest/kernel/boot/vmlinuz-*-amd64")
 # As hm starts its own guests (src/runner/vm/qemu.cc, scratch_disk.cc), without KVM.
 APPEND = ("console=ttyS0 quiet panic=-1 cryptomgr.notests apparmor=0 audit=0 selinux=0 "
-          "8250.nr_uarts=1 norandmaps no_timer_check")
+          "8250.nr_uarts=1 norandmaps no_timer_check mitigations=off init_on_alloc=0")
 FILESYSTEM = ("^has_journal,^resize_inode,^metadata_csum,uninit_bg,flex_bg,sparse_super2")
 PATIENCE = 600  # seconds
 INCLUDES = "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n"
@@ -123,7 +123,7 @@ class Guest:
         return [needed(QEMU), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                 "-M", "q35,memory-backend=mem", "-m", MEMORY, "-smp", CPUS,
                 "-object", f"memory-backend-memfd,id=mem,size={MEMORY}M,share=on",
-                "-accel", "tcg,thread=multi", "-cpu", "max",
+                "-accel", "tcg,thread=multi", "-cpu", "max,-erms,-fsrm",
                 "-kernel", kernel(), "-initrd", self.directory / "initrd", "-append", APPEND,
                 "-serial", f"file:{self.directory / 'console'}",
                 "-device", "virtio-serial-pci,max_ports=4",

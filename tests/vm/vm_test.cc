@@ -1,5 +1,7 @@
 #include <elf.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstring>
 
@@ -7,6 +9,7 @@
 #include "runner/vm/kernel.h"
 #include "runner/vm/protocol.h"
 #include "runner/vm/qemu.h"
+#include "runner/vm/scratch_disk.h"
 #include "runner/vm/vm_options.h"
 #include "test_support.h"
 
@@ -114,7 +117,6 @@ TEST(Protocol, OrdersAreReadAsTheyWereWritten) {
   order.clock_ns = 42;
   order.argv = {"sh", "-c", ""};
   order.env = {"A=b"};
-  order.network = true;
   order.files = {{"/etc/hosts", std::string("a\0b", 3), 0755, 42}};
   order.limits = {{7, 1, ~std::uint64_t{0}}};
   order.capabilities = {0, 31, 40};
@@ -151,6 +153,39 @@ TEST(Qemu, HasNoDriveButTheScratch) {
   line.clear();
   for (const std::string& word : qemu_arguments(shape, QemuUse::kRestore)) line += word + " ";
   EXPECT_NE(line.find("-netdev user"), std::string::npos);
+}
+
+TEST(Qemu, OnlyWhoSavesAGuestWritesItsMemory) {
+  const MachineShape shape{"/usr/bin/qemu", "/boot/vmlinuz", false, false, 512, 1};
+  const auto line = [&shape](QemuUse use) {
+    std::string out;
+    for (const std::string& word : qemu_arguments(shape, use)) out += word + " ";
+    return out;
+  };
+  EXPECT_EQ(line(QemuUse::kBoot).find("mem-path"), std::string::npos);
+  EXPECT_NE(line(QemuUse::kSave).find("share=on"), std::string::npos);
+  EXPECT_NE(line(QemuUse::kRestore).find("share=off"), std::string::npos);
+}
+
+// What a saved guest's disk is made from.
+TEST(ScratchDisks, AreMadeFromTheContentOfOthers) {
+  const TempDir dir;
+  const ScratchDisks disks(dir.path());
+  const Fd first = must(disks.make_from(""));
+  EXPECT_EQ(must(content_of(first.get())), "");
+  const std::string far = "far behind";
+  ASSERT_EQ(::pwrite(first.get(), "x", 1, 4096), 1);
+  ASSERT_EQ(::pwrite(first.get(), far.data(), far.size(), off_t{60} << 30), 10);
+  const std::string content = must(content_of(first.get()));
+  EXPECT_LT(content.size(), 300U << 10);
+  const Fd second = must(disks.make_from(content));
+  EXPECT_EQ(::lseek(first.get(), 0, SEEK_END), ::lseek(second.get(), 0, SEEK_END));
+  std::string read(far.size(), '\0');
+  ASSERT_EQ(::pread(second.get(), read.data(), read.size(), off_t{60} << 30), 10);
+  EXPECT_EQ(read, far);
+  EXPECT_EQ(must(content_of(second.get())), content);
+  EXPECT_FALSE(disks.make_from(content.substr(0, content.size() - 1)));
+  EXPECT_TRUE(must(names_at(must(open_file(dir.path(), O_RDONLY | O_DIRECTORY)).get())).empty());
 }
 
 TEST(VmOptions, AreThoseOfTheProject) {

@@ -8,7 +8,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
-#include <future>
 #include <mutex>
 #include <thread>
 
@@ -122,11 +121,11 @@ Result<Fd> file_in_memory(std::string_view bytes) {
 
 class QemuHypervisor final : public Hypervisor {
  public:
-  QemuHypervisor(MachineShape shape, std::string directory, ScratchDisk disk, Fd initramfs,
+  QemuHypervisor(MachineShape shape, std::string directory, ScratchDisks disks, Fd initramfs,
                  const Digest& digest, Say say)
       : shape_(std::move(shape)),
         directory_(std::move(directory)),
-        disk_(std::move(disk)),
+        disks_(std::move(disks)),
         initramfs_(std::move(initramfs)),
         digest_(digest),
         say_(std::move(say)) {}
@@ -139,13 +138,14 @@ class QemuHypervisor final : public Hypervisor {
   }
 
   Result<Started> start(bool network, bool cold, int wake) override {
-    HM_ASSIGN(const Fd disk, disk_.fresh());
-    MachineParts parts{shape_of(network), initramfs_.get(), disk.get(), -1, -1};
-    std::optional<Fd> saved;
+    MachineParts parts{shape_of(network), initramfs_.get(), -1, -1};
+    std::optional<SavedGuest> saved;
     if (!cold) {
       HM_ASSIGN(saved, saved_guest(parts, wake));
     }
-    if (saved) parts.state = saved->get();
+    if (saved) parts.state = saved->state.get();
+    HM_ASSIGN(const Fd disk, saved ? disks_.make_from(saved->disk) : disks_.make());
+    parts.scratch = disk.get();
     const QemuUse use = saved ? QemuUse::kRestore : QemuUse::kBoot;
     const auto until = Clock::now() + boot_patience(shape_.kvm);
     HM_ASSIGN(Machine machine, Machine::start(parts, use));
@@ -175,9 +175,9 @@ class QemuHypervisor final : public Hypervisor {
     if (!name) return false;
     const std::string note = directory_ + "/kvm-" + *name;
     if (const auto known = read_file(note)) return *known == "yes\n";
-    const auto disk = disk_.fresh();
+    const auto disk = disks_.make();
     if (!disk) return false;
-    const MachineParts parts{shape, initramfs_.get(), disk->get(), -1, -1};
+    const MachineParts parts{shape, initramfs_.get(), disk->get(), -1};
     auto machine = Machine::start(parts, QemuUse::kBoot);
     const bool works =
         machine && machine->wait_ready(Clock::now() + boot_patience(true), -1, QemuUse::kBoot);
@@ -195,18 +195,20 @@ class QemuHypervisor final : public Hypervisor {
 
   // Made if there is none: the first step of all waits for a boot either way. Without one the
   // guest boots by itself.
-  Result<std::optional<Fd>> saved_guest(const MachineParts& parts, int wake) {
+  Result<std::optional<SavedGuest>> saved_guest(MachineParts parts, int wake) {
     HM_ASSIGN(const std::string name, saved_guest_name(parts.shape, digest_));
-    auto file = open_saved_guest(directory_, name);
-    if (file || failed_saves_ >= kMostFailedSaves) return file;
+    auto found = open_saved_guest(directory_, name, parts.shape);
+    if (found || failed_saves_ >= kMostFailedSaves) return found;
+    HM_ASSIGN(const Fd disk, disks_.make());
+    parts.scratch = disk.get();
     const auto saved = save_guest(directory_, name, parts, boot_patience(parts.shape.kvm), wake);
-    if (saved) return open_saved_guest(directory_, name);
+    if (saved) return open_saved_guest(directory_, name, parts.shape);
     if (saved.error().code == ErrorCode::kCancelled) return fail(saved.error());
     if (failed_saves_++ == 0) {
       say_("steps wait for their virtual machines to boot, since none could be saved: " +
            saved.error().message);
     }
-    return std::optional<Fd>{};
+    return std::optional<SavedGuest>{};
   }
 
   void give_back() override {
@@ -217,7 +219,7 @@ class QemuHypervisor final : public Hypervisor {
 
   MachineShape shape_;
   const std::string directory_;
-  const ScratchDisk disk_;
+  const ScratchDisks disks_;
   const Fd initramfs_;
   const Digest digest_;
   const Say say_;
@@ -243,7 +245,6 @@ Result<std::unique_ptr<Hypervisor>> Hypervisor::open(const VmOptions& options,
                                                      const std::string& store_home,
                                                      const std::string& scratch,
                                                      std::string_view init, Say say) {
-  auto disk = std::async(std::launch::async, [&scratch] { return ScratchDisk::create(scratch); });
   const Inventory found = take_inventory(options, store_home, init);
   for (const Requirement& item : requirements_of(found, options)) {
     if (item.needed && !item.met) return fail(ErrorCode::kRefused, item.line());
@@ -252,13 +253,12 @@ Result<std::unique_ptr<Hypervisor>> Hypervisor::open(const VmOptions& options,
   HM_TRY(make_directories(directory, 0700));
   HM_ASSIGN(Fd initramfs, file_in_memory(*found.initramfs));
   const Digest digest = Digest::of(*found.initramfs);
-  HM_ASSIGN(ScratchDisk scratch_disk, disk.get());
   MachineShape shape;
   shape.qemu = *found.qemu;
   shape.kernel = found.kernel->image;
   shape.memory_mib = options.memory >> 20;
   shape.cpus = options.cpus;
-  auto out = std::make_unique<QemuHypervisor>(std::move(shape), directory, std::move(scratch_disk),
+  auto out = std::make_unique<QemuHypervisor>(std::move(shape), directory, ScratchDisks(scratch),
                                               std::move(initramfs), digest, say);
   auto no_kvm = lacks_kvm();
   if (!no_kvm && !out->works_with_kvm()) no_kvm = "a guest did not boot with it";

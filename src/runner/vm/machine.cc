@@ -45,11 +45,12 @@ tl::unexpected<Error> broken(const std::string& what) { return fail(ErrorCode::k
 
 }  // namespace
 
-Machine::Machine(QemuProcess process, Fd control, Fd relay, Fd changes, Fd console)
+Machine::Machine(QemuProcess process, Fd control, Fd relay, Fd changes, Fd console, Fd monitor)
     : control_(std::move(control)),
       relay_(std::move(relay)),
       changes_(std::move(changes)),
       console_(std::move(console)),
+      monitor_(std::move(monitor)),
       process_(std::move(process)) {}
 
 Result<Machine> Machine::start(const MachineParts& parts, QemuUse use) {
@@ -57,16 +58,19 @@ Result<Machine> Machine::start(const MachineParts& parts, QemuUse use) {
   HM_ASSIGN(auto relay, socket_pair());
   HM_ASSIGN(auto changes, socket_pair());
   HM_ASSIGN(auto console, socket_pair());
+  HM_ASSIGN(auto monitor, socket_pair());
   std::vector<std::pair<int, int>> given = {
       {control.second.get(), kControlFd}, {relay.second.get(), kRelayFd},
       {changes.second.get(), kChangesFd}, {console.second.get(), kConsoleFd},
       {parts.scratch, kScratchFd},        {parts.initramfs, kInitramfsFd}};
-  if (use == QemuUse::kRestore) given.emplace_back(parts.state, kStateFd);
-  if (use == QemuUse::kSave) given.emplace_back(parts.monitor, kMonitorFd);
+  if (use != QemuUse::kBoot) {
+    given.insert(given.end(), {{parts.state, kStateFd}, {monitor.second.get(), kMonitorFd}});
+  }
+  if (use == QemuUse::kRestore) HM_TRY(write_all(monitor.first.get(), restore_commands()));
   HM_ASSIGN(QemuProcess process,
             QemuProcess::start(parts.shape.qemu, qemu_arguments(parts.shape, use), given));
   return Machine(std::move(process), std::move(control.first), std::move(relay.first),
-                 std::move(changes.first), std::move(console.first));
+                 std::move(changes.first), std::move(console.first), std::move(monitor.first));
 }
 
 Status Machine::wait_ready(Clock::time_point until, int wake, QemuUse use) {

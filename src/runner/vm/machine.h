@@ -28,8 +28,7 @@ struct MachineParts {
   MachineShape shape;
   int initramfs = -1;
   int scratch = -1;
-  int state = -1;    // a pre-booted guest
-  int monitor = -1;  // QEMU's end
+  int state = -1;  // a saved guest, or the file that is to become one
 };
 
 class Machine {
@@ -43,6 +42,9 @@ class Machine {
 
   // hm's end of the port that FUSE messages go through; once.
   Fd take_relay() { return std::move(relay_); }
+
+  // hm's end of QEMU's monitor, of a guest that is to be saved; once.
+  Fd take_monitor() { return std::move(monitor_); }
 
   // Errors: kCancelled when `wake` becomes readable, kRefused when it does not boot in time, with
   // the end of its console. A restored guest is asked whether it is there.
@@ -58,14 +60,14 @@ class Machine {
   std::string last_words() const;
 
  private:
-  Machine(QemuProcess process, Fd control, Fd relay, Fd changes, Fd console);
+  Machine(QemuProcess process, Fd control, Fd relay, Fd changes, Fd console, Fd monitor);
   enum class Event { kControl, kChanges, kWake, kTime };
   Result<Event> wait(std::optional<Clock::time_point> until, int wake, int changes);
   void drain_console();
   Result<std::optional<Frame>> take_frame();
   Status fill();
 
-  Fd control_, relay_, changes_, console_;
+  Fd control_, relay_, changes_, console_, monitor_;
   std::string input_;  // from the control port, not taken yet
   std::string tail_;   // of the console
   QemuProcess process_;

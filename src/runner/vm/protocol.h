@@ -94,7 +94,6 @@ struct StepOrder {
   std::vector<std::string> env;  // NAME=VALUE
   std::string cwd;
   std::string hostname;
-  bool network = false;  // a card with QEMU's user network behind it
   std::vector<GuestFile> files;
   std::vector<std::string> masked_directories;
   std::vector<GuestLimit> limits;
@@ -129,7 +128,6 @@ inline std::string encode(const StepOrder& order) {
   texts(order.env);
   out.text(order.cwd);
   out.text(order.hostname);
-  out.byte(order.network ? 1 : 0);
   out.number(order.files.size());
   for (const GuestFile& file : order.files) {
     out.text(file.path);
@@ -185,7 +183,6 @@ inline bool decode(std::string_view bytes, StepOrder& order) {
   texts(order.env);
   order.cwd = in.text();
   order.hostname = in.text();
-  order.network = in.byte() != 0;
   each([&] {
     GuestFile& file = order.files.emplace_back();
     file.path = in.text();

@@ -26,8 +26,8 @@ enum QemuFd : int {
   kConsoleFd,
   kScratchFd,
   kInitramfsFd,
-  kStateFd,    // a pre-booted guest to start from
-  kMonitorFd,  // QMP, to save one
+  kStateFd,    // a saved guest, see saved_guest.h; at the end of its memory
+  kMonitorFd,  // QMP, to save one and to start from one
 };
 
 // What makes one guest another one; a pre-booted guest fits one shape only.
@@ -40,10 +40,19 @@ struct MachineShape {
   unsigned cpus = 1;
 };
 
+// A guest that is saved, or was, has the file of kStateFd as its memory: shared to save it, copied
+// on write to start from it.
 enum class QemuUse { kBoot, kSave, kRestore };
 
 // All but the program itself.
 std::vector<std::string> qemu_arguments(const MachineShape& shape, QemuUse use);
+
+// One command of QMP, QEMU's monitor protocol, as a line.
+std::string monitor_command(const std::string& name, const std::string& arguments = "{}");
+// Memory that is a shared file is no part of a saved state. For who saves and who starts from it.
+std::string leave_out_shared_memory();
+// Makes a QEMU that was started to restore do so. A failure ends it.
+std::string restore_commands();
 
 // A running QEMU; killed and reaped when it goes out of scope.
 class QemuProcess {

@@ -12,6 +12,9 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "runner/vm/scratch_disk.h"
+#include "store/util/bytes.h"
+
 namespace hm::runner::vm {
 
 namespace {
@@ -37,19 +40,21 @@ std::string processor() {
   return out;
 }
 
+off_t memory_of(const MachineShape& shape) { return static_cast<off_t>(shape.memory_mib) << 20; }
+
 // QEMU's monitor protocol: one JSON object a line, answers by "return" or "error", events between.
 class Monitor {
  public:
   Monitor(Fd socket, Clock::time_point until) : socket_(std::move(socket)), until_(until) {}
 
   Status save_to(int file) {
-    HM_TRY(command(R"({"execute":"qmp_capabilities"})"));
-    HM_TRY(command(R"({"execute":"getfd","arguments":{"fdname":"state"}})", file));
-    HM_TRY(command(R"({"execute":"migrate-set-parameters","arguments":)"
-                   R"({"max-bandwidth":17179869184}})"));
-    HM_TRY(command(R"({"execute":"migrate","arguments":{"uri":"fd:state"}})"));
+    HM_TRY(ask(monitor_command("qmp_capabilities")));
+    HM_TRY(ask(leave_out_shared_memory()));
+    HM_TRY(ask(monitor_command("getfd", R"({"fdname":"state"})"), file));
+    HM_TRY(ask(monitor_command("migrate-set-parameters", R"({"max-bandwidth":17179869184})")));
+    HM_TRY(ask(monitor_command("migrate", R"({"uri":"fd:state"})")));
     while (Clock::now() < until_) {
-      HM_ASSIGN(const nlohmann::json answer, command(R"({"execute":"query-migrate"})"));
+      HM_ASSIGN(const nlohmann::json answer, ask(monitor_command("query-migrate")));
       const std::string state = answer.value("status", "");
       if (state == "completed") return {};
       if (state == "failed" || state == "cancelled") {
@@ -62,8 +67,8 @@ class Monitor {
   }
 
  private:
-  Result<nlohmann::json> command(const std::string& text, int fd = -1) {
-    HM_TRY(send(text, fd));
+  Result<nlohmann::json> ask(const std::string& command, int fd = -1) {
+    HM_TRY(send(command, fd));
     while (true) {
       HM_ASSIGN(const std::string line, next_line());
       auto answer = nlohmann::json::parse(line, nullptr, false);
@@ -117,16 +122,43 @@ class Monitor {
 };
 
 Status boot_and_save(MachineParts& parts, int file, std::chrono::milliseconds patience, int wake) {
-  std::array<int, 2> fds{};
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()) != 0) {
-    return fail_errno("socketpair");
+  const off_t memory = memory_of(parts.shape);
+  if (::ftruncate(file, memory) != 0 || ::lseek(file, memory, SEEK_SET) != memory) {
+    return fail_errno("saved virtual machine");
   }
-  Fd monitor(fds[0]);
-  const Fd theirs(fds[1]);
-  parts.monitor = theirs.get();
+  parts.state = file;
   HM_ASSIGN(Machine machine, Machine::start(parts, QemuUse::kSave));
   HM_TRY(machine.wait_ready(Clock::now() + patience, wake, QemuUse::kSave));
-  return Monitor(std::move(monitor), Clock::now() + patience).save_to(file);
+  return Monitor(machine.take_monitor(), Clock::now() + patience).save_to(file);
+}
+
+// Behind all else.
+Status append_disk(int file, int disk) {
+  HM_ASSIGN(const std::string content, content_of(disk));
+  Writer size;
+  size.number(content.size());
+  if (::lseek(file, 0, SEEK_END) < 0) return fail_errno("saved virtual machine");
+  HM_TRY(write_all(file, content));
+  return write_all(file, size.take());
+}
+
+Result<std::string> read_part(int file, off_t at, std::size_t size) {
+  std::string out(size, '\0');
+  if (::pread(file, out.data(), size, at) != static_cast<ssize_t>(size)) {
+    return fail(ErrorCode::kCorrupt, "saved virtual machine");
+  }
+  return out;
+}
+
+// `memory`: where that ends.
+Result<std::string> read_disk(int file, off_t memory) {
+  const off_t end = ::lseek(file, 0, SEEK_END) - static_cast<off_t>(sizeof(std::uint64_t));
+  HM_ASSIGN(const std::string last, read_part(file, end, sizeof(std::uint64_t)));
+  const std::uint64_t size = Reader(last).number();
+  if (end < memory || size > static_cast<std::uint64_t>(end - memory)) {
+    return fail(ErrorCode::kCorrupt, "saved virtual machine");
+  }
+  return read_part(file, end - static_cast<off_t>(size), size);
 }
 
 // Those of an earlier kernel or hm.
@@ -149,17 +181,21 @@ Result<std::string> saved_guest_name(const MachineShape& shape, const Digest& in
     HM_ASSIGN(const std::string identity, identity_of(path));
     hasher.field(identity);
   }
-  for (const std::string& argument : qemu_arguments(shape, QemuUse::kBoot)) hasher.field(argument);
+  for (const std::string& argument : qemu_arguments(shape, QemuUse::kRestore))
+    hasher.field(argument);
   hasher.field(initramfs.hex());
   if (shape.kvm) hasher.field(processor());
   return kPrefix + hasher.finish().hex().substr(0, 32);
 }
 
-std::optional<Fd> open_saved_guest(const std::string& directory, const std::string& name) {
+std::optional<SavedGuest> open_saved_guest(const std::string& directory, const std::string& name,
+                                           const MachineShape& shape) {
   auto file = open_file(directory + "/" + name, O_RDONLY);
   if (!file) return std::nullopt;
+  auto disk = read_disk(file->get(), memory_of(shape));
+  if (!disk || ::lseek(file->get(), memory_of(shape), SEEK_SET) < 0) return std::nullopt;
   ::futimens(file->get(), nullptr);  // it is in use
-  return std::move(*file);
+  return SavedGuest{std::move(*file), std::move(*disk)};
 }
 
 void drop_saved_guest(const std::string& directory, const std::string& name) {
@@ -170,11 +206,14 @@ Status save_guest(const std::string& directory, const std::string& name, Machine
                   std::chrono::milliseconds patience, int wake) {
   HM_ASSIGN(const Fd lock, open_file(directory + "/lock", O_RDWR | O_CREAT, 0600));
   if (::flock(lock.get(), LOCK_EX) != 0) return fail_errno(directory);
-  if (open_saved_guest(directory, name)) return {};
+  if (open_saved_guest(directory, name, parts.shape)) return {};
   HM_ASSIGN(const Fd folder, open_file(directory, O_RDONLY | O_DIRECTORY));
   remove_unused(folder.get(), name);
   HM_ASSIGN(const Fd file, open_at(folder.get(), ".", O_RDWR | O_TMPFILE, 0600));
   HM_TRY(boot_and_save(parts, file.get(), patience, wake));
+  HM_TRY(append_disk(file.get(), parts.scratch));
+  if (::fdatasync(file.get()) != 0) return fail_errno(name);  // a part of a memory must not be used
+  drop_saved_guest(directory, name);                          // one that cannot be read
   const std::string path = "/proc/self/fd/" + std::to_string(file.get());
   if (::linkat(AT_FDCWD, path.c_str(), folder.get(), name.c_str(), AT_SYMLINK_FOLLOW) != 0) {
     return fail_errno(name);

@@ -1,27 +1,33 @@
-// ScratchDisk: the empty filesystems that guests write to, each a sparse file without a name.
+// ScratchDisks: the filesystems that guests write to, each a sparse file without a name.
 //
-// One is made by mke2fs, the others are copies of what it wrote (a few hundred KiB). A guest's file
-// goes when QEMU does, whoever kills it. Thread-safe.
+// An empty one is made by mke2fs, that of a saved guest from what was on its disk when it was saved
+// (a few hundred KiB either way). A guest's file goes when QEMU does, whoever kills it.
+// Thread-safe.
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "store/util/fd.h"
 
 namespace hm::runner::vm {
 
-class ScratchDisk {
+class ScratchDisks {
  public:
-  // Files are made in `directory`. kRefused: no mke2fs, and what to install.
-  static Result<ScratchDisk> create(const std::string& directory);
-  Result<Fd> fresh() const;
+  // Files are made in `directory`.
+  explicit ScratchDisks(std::string directory) : directory_(std::move(directory)) {}
+
+  // kRefused: no mke2fs, and what to install.
+  Result<Fd> make() const;
+  // kCorrupt: not what content_of() gave.
+  Result<Fd> make_from(std::string_view content) const;
 
  private:
-  ScratchDisk(std::string directory, Fd pattern)
-      : directory_(std::move(directory)), pattern_(std::move(pattern)) {}
   std::string directory_;
-  Fd pattern_;
 };
+
+// What is on a disk; nobody writes to it meanwhile.
+Result<std::string> content_of(int disk);
 
 // The program, or kRefused.
 Result<std::string> find_mke2fs();

@@ -116,7 +116,6 @@ Result<StepOrder> order_of(const Command& command, const fs::View& view,
   }
   order.env.push_back("PWD=" + order.cwd);
   order.hostname = kHostname;
-  order.network = command.network == Network::kHost;
   HM_ASSIGN(order.files, guest_files(dir, command.network));
   for (const char* path : kMaskedDirectories) order.masked_directories.emplace_back(path);
   for (const StepLimit& limit : current_limits()) {
@@ -188,6 +187,11 @@ struct Ending {
   bool timed_out = false;
   bool cancelled = false;
   std::string broken;  // what the guest did that none of ours does
+
+  bool passed() const {
+    return end && end->kind == StepEnd::Kind::kExited && end->number == 0 && !end->over_memory &&
+           !timed_out && !cancelled && broken.empty();
+  }
 };
 
 // From the order to the end of the command.
@@ -388,6 +392,10 @@ class VmBackend final : public Backend {
     HM_TRY(machine.send(FrameType::kStart, encode(order), started + settings_.patience));
     HM_ASSIGN(const Ending ending,
               Supervisor(machine, command, output, stops, settings_.patience).watch());
+    // The guest begins with it while the session ends. One that has gone is noticed by who reads.
+    if (ending.passed()) {
+      (void)machine.send(FrameType::kSend, "", Clock::now() + settings_.patience);
+    }
     session.stop();
     execution.failure = session.failure();
     execution.trace = session.trace();
@@ -398,7 +406,7 @@ class VmBackend final : public Backend {
     settle(ending, command, execution);
     const bool usable =
         !execution.failure || execution.failure->kind == fs::SessionFailure::Kind::kIncomplete;
-    if (execution.exit_code != 0 || execution.cancelled || !usable) return {};
+    if (!ending.passed() || execution.exit_code != 0 || !usable) return {};
     return capture(machine, session, view, order.clock_ns, stops.wake(), execution);
   }
 
@@ -442,7 +450,6 @@ class VmBackend final : public Backend {
   Status capture(Machine& machine, fs::Session& session, const fs::View& view,
                  std::int64_t started_ns, int wake, Execution& execution) {
     const fs::StepTimes times{started_ns, fs::SeenTimes(session.seen_times())};
-    HM_TRY(machine.send(FrameType::kSend, "", Clock::now() + settings_.patience));
     const auto began = Clock::now();
     std::size_t received = 0;
     const fs::ArchiveSource source = [&](std::span<char> buffer) -> Result<std::size_t> {

@@ -1,7 +1,8 @@
 // The init of a guest: boots, waits for one step, runs it, sends back what it wrote, turns off.
 //
-// Order of life: boot.h; the three ports; kReady. Everything from there on is one step's. This is
-// the only program of the machine besides those that the step brings.
+// Order of life: boot.h; the three ports; whatever else is the same for every step; kReady.
+// Everything from there on is one step's. This is the only program of the machine besides those
+// that the step brings.
 #include <fcntl.h>
 #include <linux/random.h>
 #include <sys/ioctl.h>
@@ -99,15 +100,18 @@ void send_changes(Port& changes) {
   report_failures_to(&control);
   Port relay(runner::vm::kRelayPort);
   Port changes(runner::vm::kChangesPort);
+  make_directory(kServed, 0700);
+  ServedRoot served(relay, kServed);
+  mount_scratch();
+  if (!start_loopback()) fail("loopback");
+  if (has_card()) start_card();
   control.send(FrameType::kReady, "");
 
   const StepOrder order = wait_for_order(control);
   take_clock_and_entropy(order);
-  make_directory(kServed, 0700);
-  serve_root(relay, kServed);
+  served.start();
   const std::string root = make_root(order);
-  if (!start_loopback()) fail("loopback");
-  if (order.network) start_card();
+  served.widen_readahead();
   prepare_mounts(order);
   const StepEnd end = run_command(order, root, control);
   control.send(FrameType::kExit, encode(end));

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <string>
 
 #include "runner/vm/guest/system.h"
 
@@ -49,6 +50,8 @@ bool start_loopback() {
   ::close(socket);
   return up;
 }
+
+bool has_card() { return ::access((std::string("/sys/class/net/") + kCard).c_str(), F_OK) == 0; }
 
 void start_card() {
   const int socket = ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);

@@ -3,9 +3,9 @@
 
 namespace hm::guest {
 
-// Without a card it does nothing but start the loopback. False with errno; usable in forked
-// processes.
+// False with errno.
 bool start_loopback();
+bool has_card();
 // 10.0.2.15/24 by way of 10.0.2.2, which is what QEMU's user network expects.
 void start_card();
 

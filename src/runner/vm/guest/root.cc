@@ -35,15 +35,19 @@ void make_upper_directory(const runner::vm::GuestDirectory& directory) {
 
 std::string upper_directory() { return std::string(kScratch) + "/upper"; }
 
+void mount_scratch() {
+  const std::string scratch = kScratch;
+  make_directory(scratch, 0700);
+  mount_or_fail(kDisk, scratch, "ext4", MS_NOATIME, "noinit_itable,nobarrier");
+  for (const char* name : {"/work", "/root"}) make_directory(scratch + name, 0700);
+}
+
 std::string make_root(const runner::vm::StepOrder& order) {
-  make_directory(kScratch, 0700);
-  mount_or_fail(kDisk, kScratch, "ext4", MS_NOATIME, "noinit_itable,nobarrier");
   for (const runner::vm::GuestDirectory& directory : order.directories) {
     make_upper_directory(directory);
   }
   const std::string scratch = kScratch;
   const std::string root = scratch + "/root";
-  for (const std::string& path : {scratch + "/work", root}) make_directory(path, 0700);
   // As on the host, see fs/overlay.cc.
   mount_or_fail("overlay", root, "overlay", MS_NODEV,
                 "lowerdir=" + std::string(kServed) + ",upperdir=" + upper_directory() +

@@ -14,7 +14,9 @@ namespace hm::guest {
 inline constexpr const char* kServed = "/served";
 inline constexpr const char* kScratch = "/scratch";
 
-// The overlay's root directory, mounted. `kServed` must be.
+// The scratch disk, at `kScratch`.
+void mount_scratch();
+// The overlay's root directory, mounted. `kServed` and `kScratch` must be.
 std::string make_root(const runner::vm::StepOrder& order);
 // Its upper directory.
 std::string upper_directory();
