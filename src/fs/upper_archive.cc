@@ -1,7 +1,5 @@
 #include "fs/upper_archive.h"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 
@@ -11,6 +9,7 @@
 #include <vector>
 
 #include "fs/intake.h"
+#include "fs/libarchive.h"
 #include "fs/overlay_xattr.h"
 #include "fs/skeleton.h"
 #include "fs/upper_entries.h"
@@ -86,7 +85,7 @@ class Staging {
 };
 
 struct CloseArchive {
-  void operator()(archive* in) const { archive_read_free(in); }
+  void operator()(archive* in) const { libarchive::read_free(in); }
 };
 
 class ArchiveCapture {
@@ -101,17 +100,17 @@ class ArchiveCapture {
         staging_(staging) {}
 
   Result<std::shared_ptr<const Layer>> run(store::BlobStore& blobs) {
-    in_.reset(archive_read_new());
-    if (!in_ || archive_read_support_format_tar(in_.get()) != ARCHIVE_OK ||
-        archive_read_open(in_.get(), &input_, nullptr, Input::read, nullptr) != ARCHIVE_OK) {
+    in_.reset(libarchive::read_new());
+    if (!in_ || libarchive::read_support_format_tar(in_.get()) != ARCHIVE_OK ||
+        libarchive::read_open(in_.get(), &input_, nullptr, Input::read, nullptr) != ARCHIVE_OK) {
       return broken();
     }
     while (true) {
       archive_entry* entry = nullptr;
-      const int result = archive_read_next_header(in_.get(), &entry);
+      const int result = libarchive::read_next_header(in_.get(), &entry);
       if (result == ARCHIVE_EOF) break;
       if (result != ARCHIVE_OK) return broken();
-      const char* name = archive_entry_pathname(entry);
+      const char* name = libarchive::entry_pathname(entry);
       if (name == nullptr) return refuse("an entry without a name");
       std::string path = std::string_view(name) == "." ? "" : name;
       if (auto took = take(entry, path); !took) {
@@ -135,7 +134,7 @@ class ArchiveCapture {
 
   tl::unexpected<Error> broken() const {
     if (input_.error()) return fail(*input_.error());
-    const char* text = in_ ? archive_error_string(in_.get()) : nullptr;
+    const char* text = in_ ? libarchive::error_string(in_.get()) : nullptr;
     return refuse(std::string("not a tar archive as it must be: ") +
                   printable(text != nullptr ? text : "no reason given"));
   }
@@ -144,34 +143,35 @@ class ArchiveCapture {
     if (input_.error()) return fail(*input_.error());
     if (input_.ended()) return refuse("the archive ends too early");
     if (entries_.depth() == 0) return refuse("the archive is empty");
-    const auto read = static_cast<std::uint64_t>(archive_filter_bytes(in_.get(), 0));
+    const auto read = static_cast<std::uint64_t>(libarchive::filter_bytes(in_.get(), 0));
     if (read != input_.given()) return refuse("bytes after the end of the archive");
     return {};
   }
 
   Status take(archive_entry* entry, const std::string& path) {
-    if (archive_format(in_.get()) != ARCHIVE_FORMAT_TAR_PAX_INTERCHANGE) {
+    if (libarchive::format(in_.get()) != ARCHIVE_FORMAT_TAR_PAX_INTERCHANGE) {
       return refuse("not in pax format");
     }
     if (entries_left_-- == 0) return refuse("more entries than a layer may have");
     const bool is_root = !seen_root_;
     if (is_root != path.empty() || !is_valid_path(path)) return refuse("not a path of the step's");
-    if (is_root && archive_entry_atime_is_set(entry) != 0) {
-      entries_.set_end(to_ns({archive_entry_atime(entry), archive_entry_atime_nsec(entry)}));
+    if (is_root && libarchive::entry_atime_is_set(entry) != 0) {
+      entries_.set_end(
+          to_ns({libarchive::entry_atime(entry), libarchive::entry_atime_nsec(entry)}));
     }
     if (!is_root && !PathLess{}(last_path_, path)) return refuse("twice, or not in order");
     seen_root_ = true;
     last_path_ = path;
     HM_TRY(spend_names(path.size()));
-    if (archive_entry_acl_types(entry) != 0 || archive_entry_sparse_count(entry) != 0 ||
-        archive_entry_fflags_text(entry) != nullptr) {
+    if (libarchive::entry_acl_types(entry) != 0 || libarchive::entry_sparse_count(entry) != 0 ||
+        libarchive::entry_fflags_text(entry) != nullptr) {
       return refuse("with lists, holes or flags");
     }
     item_ = LayerEntry();
-    const char* link = archive_entry_hardlink(entry);
+    const char* link = libarchive::entry_hardlink(entry);
     if (link == nullptr) {
       HM_TRY(prepare(entry, path));
-    } else if (archive_entry_size(entry) != 0 || archive_entry_symlink(entry) != nullptr) {
+    } else if (libarchive::entry_size(entry) != 0 || libarchive::entry_symlink(entry) != nullptr) {
       return refuse("a link that is something else, too");
     }
     if (is_mounted_path(path)) return skip();
@@ -184,24 +184,24 @@ class ArchiveCapture {
   // The entry as it is in the archive, in item_ and xattrs_.
   Status prepare(archive_entry* entry, const std::string& path) {
     item_.path = path;
-    item_.mtime_ns = to_ns({archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)});
+    item_.mtime_ns = to_ns({libarchive::entry_mtime(entry), libarchive::entry_mtime_nsec(entry)});
     HM_TRY(take_xattrs(entry));
-    const auto kind = kind_of_mode(archive_entry_filetype(entry));
+    const auto kind = kind_of_mode(libarchive::entry_filetype(entry));
     if (!kind) return refuse("of an unknown type");
     Entry& out = item_.entry;
     out.kind = is_socket_ ? EntryKind::kSocket : *kind;
-    const std::int64_t size = archive_entry_size(entry);
+    const std::int64_t size = libarchive::entry_size(entry);
     if (size < 0 || (size != 0 && out.kind != EntryKind::kFile)) return refuse("with a bad size");
     out.size = static_cast<std::uint64_t>(size);
     if (is_socket_ && *kind != EntryKind::kFile) return refuse("a socket that is something else");
-    const std::int64_t uid = archive_entry_uid(entry), gid = archive_entry_gid(entry);
+    const std::int64_t uid = libarchive::entry_uid(entry), gid = libarchive::entry_gid(entry);
     if (uid < 0 || uid > kMostId || gid < 0 || gid > kMostId) return refuse("with a bad owner");
     out.uid = static_cast<std::uint32_t>(uid);
     out.gid = static_cast<std::uint32_t>(gid);
-    out.mode = archive_entry_perm(entry) & 07777;
+    out.mode = libarchive::entry_perm(entry) & 07777;
     if (out.kind == EntryKind::kCharDevice || out.kind == EntryKind::kBlockDevice) {
-      const std::uint64_t device_major = archive_entry_rdevmajor(entry);
-      const std::uint64_t device_minor = archive_entry_rdevminor(entry);
+      const std::uint64_t device_major = libarchive::entry_rdevmajor(entry);
+      const std::uint64_t device_minor = libarchive::entry_rdevminor(entry);
       if (device_major > kMostMajor || device_minor > kMostMinor) {
         return refuse("with bad device numbers");
       }
@@ -212,7 +212,7 @@ class ArchiveCapture {
       if (out.rdev == 0) item_ = whiteout_at(path);
     }
     if (out.kind != EntryKind::kSymlink) return {};
-    const char* target = archive_entry_symlink(entry);
+    const char* target = libarchive::entry_symlink(entry);
     if (target != nullptr) out.target = target;
     if (out.target.empty() || out.target.size() > kLongestTarget) {
       return refuse("with a bad target");
@@ -225,11 +225,11 @@ class ArchiveCapture {
     xattrs_ = UpperXattrs();
     is_socket_ = false;
     std::vector<std::string> names;
-    archive_entry_xattr_reset(entry);
+    libarchive::entry_xattr_reset(entry);
     const char* raw_name = nullptr;
     const void* raw_value = nullptr;
     std::size_t size = 0;
-    while (archive_entry_xattr_next(entry, &raw_name, &raw_value, &size) == ARCHIVE_OK) {
+    while (libarchive::entry_xattr_next(entry, &raw_name, &raw_value, &size) == ARCHIVE_OK) {
       const std::string name = unescaped(raw_name);
       if (name.empty() || name.size() > kLongestXattrName || size > kLongestXattr) {
         return refuse("with a bad attribute");
@@ -323,7 +323,7 @@ class ArchiveCapture {
       const void* data = nullptr;
       std::size_t length = 0;
       la_int64_t offset = 0;
-      const int result = archive_read_data_block(in_.get(), &data, &length, &offset);
+      const int result = libarchive::read_data_block(in_.get(), &data, &length, &offset);
       if (result == ARCHIVE_EOF) break;
       if (result != ARCHIVE_OK) return broken();
       if (offset < 0 || static_cast<std::uint64_t>(offset) != written || length > size - written) {
@@ -378,6 +378,7 @@ Result<std::shared_ptr<const Layer>> capture_archive(const ArchiveSource& source
                                                      store::Scratch& scratch,
                                                      store::BlobStore& blobs,
                                                      const ArchiveLimits& limits) {
+  HM_TRY(libarchive::load());
   HM_ASSIGN(Staging staging, Staging::create(scratch));
   return ArchiveCapture(source, below, times, limits, staging).run(blobs);
 }

@@ -48,15 +48,15 @@ class DirectoryLayout final : public Layout {
 class MemberStream final : public Stream {
  public:
   explicit MemberStream(Fd file)
-      : file_(file_stream(std::move(file))), archive_(::archive_read_new()) {
+      : file_(file_stream(std::move(file))), archive_(libarchive::read_new()) {
     input_.stream = file_.get();
   }
 
   Status open() {
-    ::archive_read_support_format_tar(archive_.get());
+    libarchive::read_support_format_tar(archive_.get());
     HM_TRY(open_archive(archive_.get(), input_));
     struct archive_entry* entry = nullptr;
-    if (::archive_read_next_header(archive_.get(), &entry) < ARCHIVE_WARN) {
+    if (libarchive::read_next_header(archive_.get(), &entry) < ARCHIVE_WARN) {
       return fail(archive_error(archive_.get(), input_));
     }
     return {};
@@ -67,7 +67,7 @@ class MemberStream final : public Stream {
       const void* data = nullptr;
       std::size_t size = 0;
       la_int64_t offset = 0;
-      const int result = ::archive_read_data_block(archive_.get(), &data, &size, &offset);
+      const int result = libarchive::read_data_block(archive_.get(), &data, &size, &offset);
       if (result == ARCHIVE_EOF) {
         HM_TRY(input_.status);
         return std::string_view();
@@ -94,27 +94,27 @@ class ArchiveLayout final : public Layout {
 
   // Where the headers of all members are.
   Status index() {
-    const ArchiveHandle archive(::archive_read_new());
+    const ArchiveHandle archive(libarchive::read_new());
     const ArchiveInput input;
-    ::archive_read_support_format_tar(archive.get());
+    libarchive::read_support_format_tar(archive.get());
     // By descriptor, libarchive seeks over the bytes of members.
-    if (::archive_read_open_fd(archive.get(), file_.get(), 65536) != ARCHIVE_OK) {
+    if (libarchive::read_open_fd(archive.get(), file_.get(), 65536) != ARCHIVE_OK) {
       return fail(archive_error(archive.get(), input));
     }
     while (true) {
       struct archive_entry* entry = nullptr;
-      const int result = ::archive_read_next_header(archive.get(), &entry);
+      const int result = libarchive::read_next_header(archive.get(), &entry);
       if (result == ARCHIVE_EOF) return {};
       if (result < ARCHIVE_WARN) return fail(archive_error(archive.get(), input));
-      const char* name = ::archive_entry_pathname(entry);
+      const char* name = libarchive::entry_pathname(entry);
       if (name == nullptr) continue;
       HM_ASSIGN(std::string path, TreeBuilder::path_of(name));
       Member member;
-      member.offset = ::archive_read_header_position(archive.get());
-      if (::archive_entry_filetype(entry) == AE_IFLNK) {
-        const char* target = ::archive_entry_symlink(entry);
+      member.offset = libarchive::read_header_position(archive.get());
+      if (libarchive::entry_filetype(entry) == AE_IFLNK) {
+        const char* target = libarchive::entry_symlink(entry);
         member.link = target != nullptr ? target : "";
-      } else if (::archive_entry_filetype(entry) != AE_IFREG) {
+      } else if (libarchive::entry_filetype(entry) != AE_IFREG) {
         continue;
       }
       if (members_.size() == kMostMembers) {
@@ -168,11 +168,12 @@ class ArchiveLayout final : public Layout {
 // A compressed archive's bytes in a file without a name; the archive itself when it is none.
 Result<Fd> uncompressed_file(const std::string& path, const Limits& limits, store::Store& store) {
   HM_ASSIGN(Fd file, open_file(path, O_RDONLY));
-  const ArchiveHandle plain(::archive_read_new());
-  ::archive_read_support_format_tar(plain.get());
-  const bool is_plain = ::archive_read_open_fd(plain.get(), file.get(), 65536) == ARCHIVE_OK;
+  HM_TRY(libarchive::load());
+  const ArchiveHandle plain(libarchive::read_new());
+  libarchive::read_support_format_tar(plain.get());
+  const bool is_plain = libarchive::read_open_fd(plain.get(), file.get(), 65536) == ARCHIVE_OK;
   struct archive_entry* entry = nullptr;
-  if (is_plain && ::archive_read_next_header(plain.get(), &entry) >= ARCHIVE_WARN) {
+  if (is_plain && libarchive::read_next_header(plain.get(), &entry) >= ARCHIVE_WARN) {
     if (::lseek(file.get(), 0, SEEK_SET) < 0) return fail_errno(path);
     return file;
   }
@@ -221,14 +222,14 @@ Result<bool> is_layout_archive(const std::string& path) {
                                                       "repositories", "blobs"};
   HM_ASSIGN(Fd file, open_file(path, O_RDONLY));
   HM_ASSIGN(const auto stream, decompressed(file_stream(std::move(file))));
-  const ArchiveHandle archive(::archive_read_new());
+  const ArchiveHandle archive(libarchive::read_new());
   ArchiveInput input{stream.get(), {}};
-  ::archive_read_support_format_tar(archive.get());
-  ::archive_read_support_format_empty(archive.get());
+  libarchive::read_support_format_tar(archive.get());
+  libarchive::read_support_format_empty(archive.get());
   HM_TRY(open_archive(archive.get(), input));
   struct archive_entry* entry = nullptr;
-  while (::archive_read_next_header(archive.get(), &entry) >= ARCHIVE_WARN) {
-    const char* name = ::archive_entry_pathname(entry);
+  while (libarchive::read_next_header(archive.get(), &entry) >= ARCHIVE_WARN) {
+    const char* name = libarchive::entry_pathname(entry);
     const auto path_in = TreeBuilder::path_of(name != nullptr ? name : "");
     if (!path_in) return false;
     if (path_in->empty()) continue;

@@ -2,18 +2,16 @@
 // and its errors as ours. Private to this directory.
 #pragma once
 
-#include <archive.h>
-#include <archive_entry.h>
-
 #include <memory>
 #include <string>
 
+#include "fs/libarchive.h"
 #include "image/stream.h"
 
 namespace hm::image {
 
 struct FreeArchive {
-  void operator()(struct archive* archive) const { ::archive_read_free(archive); }
+  void operator()(struct archive* archive) const { libarchive::read_free(archive); }
 };
 using ArchiveHandle = std::unique_ptr<struct archive, FreeArchive>;
 

@@ -34,25 +34,25 @@ class FileStream final : public Stream {
 class Decompressed final : public Stream {
  public:
   explicit Decompressed(std::unique_ptr<Stream> from)
-      : from_(std::move(from)), archive_(::archive_read_new()) {}
+      : from_(std::move(from)), archive_(libarchive::read_new()) {}
 
   Status open() {
     input_.stream = from_.get();
     struct archive* archive = archive_.get();
     // Only those that libarchive has in itself: others it leaves to whatever program is in PATH.
-    ::archive_read_support_filter_gzip(archive);
-    ::archive_read_support_filter_bzip2(archive);
-    ::archive_read_support_filter_xz(archive);
-    ::archive_read_support_filter_lzma(archive);
-    ::archive_read_support_filter_lzip(archive);
-    ::archive_read_support_filter_zstd(archive);
-    ::archive_read_support_filter_lz4(archive);
-    ::archive_read_support_filter_compress(archive);
-    ::archive_read_support_format_raw(archive);
-    ::archive_read_support_format_empty(archive);
+    libarchive::read_support_filter_gzip(archive);
+    libarchive::read_support_filter_bzip2(archive);
+    libarchive::read_support_filter_xz(archive);
+    libarchive::read_support_filter_lzma(archive);
+    libarchive::read_support_filter_lzip(archive);
+    libarchive::read_support_filter_zstd(archive);
+    libarchive::read_support_filter_lz4(archive);
+    libarchive::read_support_filter_compress(archive);
+    libarchive::read_support_format_raw(archive);
+    libarchive::read_support_format_empty(archive);
     HM_TRY(open_archive(archive, input_));
     struct archive_entry* entry = nullptr;
-    const int result = ::archive_read_next_header(archive, &entry);
+    const int result = libarchive::read_next_header(archive, &entry);
     if (result == ARCHIVE_EOF) at_end_ = true;
     if (result != ARCHIVE_OK && result != ARCHIVE_EOF) return fail(archive_error(archive, input_));
     return {};
@@ -63,7 +63,7 @@ class Decompressed final : public Stream {
       const void* data = nullptr;
       std::size_t size = 0;
       la_int64_t offset = 0;
-      const int result = ::archive_read_data_block(archive_.get(), &data, &size, &offset);
+      const int result = libarchive::read_data_block(archive_.get(), &data, &size, &offset);
       if (result == ARCHIVE_EOF) {
         at_end_ = true;
         break;
@@ -136,14 +136,14 @@ la_ssize_t read_block(struct archive*, void* data, const void** buffer) {
 }  // namespace
 
 Status open_archive(struct archive* archive, ArchiveInput& input) {
-  const int result = ::archive_read_open(archive, &input, nullptr, read_block, nullptr);
+  const int result = libarchive::read_open(archive, &input, nullptr, read_block, nullptr);
   if (result != ARCHIVE_OK) return fail(archive_error(archive, input));
   return {};
 }
 
 Error archive_error(struct archive* archive, const ArchiveInput& input) {
   if (!input.status) return input.status.error();
-  const char* text = ::archive_error_string(archive);
+  const char* text = libarchive::error_string(archive);
   std::string message = text != nullptr ? text : "not an archive";
   while (!message.empty() && (message.back() == '\n' || message.back() == '.')) message.pop_back();
   return Error{ErrorCode::kInvalid, 0, std::move(message)};
@@ -154,6 +154,7 @@ std::unique_ptr<Stream> file_stream(Fd file) {
 }
 
 Result<std::unique_ptr<Stream>> decompressed(std::unique_ptr<Stream> from) {
+  HM_TRY(libarchive::load());
   auto stream = std::make_unique<Decompressed>(std::move(from));
   HM_TRY(stream->open());
   return std::unique_ptr<Stream>(std::move(stream));

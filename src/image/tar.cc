@@ -91,10 +91,10 @@ std::string acl_value(struct archive_entry* entry, int type) {
     auto operator<=>(const Item&) const = default;
   };
   std::vector<Item> items;
-  if (::archive_entry_acl_reset(entry, type) == 0) return "";
+  if (libarchive::entry_acl_reset(entry, type) == 0) return "";
   int of_type = 0, permissions = 0, tag = 0, id = 0;
   const char* name = nullptr;
-  while (::archive_entry_acl_next(entry, type, &of_type, &permissions, &tag, &id, &name) ==
+  while (libarchive::entry_acl_next(entry, type, &of_type, &permissions, &tag, &id, &name) ==
          ARCHIVE_OK) {
     const auto* row = std::find_if(kAclTags.begin(), kAclTags.end(),
                                    [&](const AclTag& known) { return known.tag == tag; });
@@ -116,11 +116,11 @@ std::string acl_value(struct archive_entry* entry, int type) {
 
 fs::Xattrs xattrs_of(struct archive_entry* entry) {
   fs::Xattrs out;
-  ::archive_entry_xattr_reset(entry);
+  libarchive::entry_xattr_reset(entry);
   const char* name = nullptr;
   const void* value = nullptr;
   std::size_t size = 0;
-  while (::archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
+  while (libarchive::entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
     if (name == nullptr || !fs::is_kept_xattr(name)) continue;
     out.emplace_back(name, std::string(static_cast<const char*>(value), size));
   }
@@ -143,10 +143,10 @@ fs::Xattrs xattrs_of(struct archive_entry* entry) {
 
 std::int64_t mtime_of(struct archive_entry* entry) {
   constexpr std::int64_t kMostSeconds = std::int64_t{1} << 33;  // as nanoseconds they still fit
-  if (::archive_entry_mtime_is_set(entry) == 0) return fs::kFixedTimeNs;
+  if (libarchive::entry_mtime_is_set(entry) == 0) return fs::kFixedTimeNs;
   const std::int64_t seconds =
-      std::clamp<std::int64_t>(::archive_entry_mtime(entry), -kMostSeconds, kMostSeconds);
-  return seconds * 1'000'000'000 + ::archive_entry_mtime_nsec(entry);
+      std::clamp<std::int64_t>(libarchive::entry_mtime(entry), -kMostSeconds, kMostSeconds);
+  return seconds * 1'000'000'000 + libarchive::entry_mtime_nsec(entry);
 }
 
 Result<std::uint32_t> id_of(std::int64_t id, std::string_view name) {
@@ -157,21 +157,21 @@ Result<std::uint32_t> id_of(std::int64_t id, std::string_view name) {
 // All but the bytes of a file.
 Result<TreeEntry> entry_of(struct archive_entry* entry, std::string_view name) {
   TreeEntry item;
-  const auto kind = fs::kind_of_mode(::archive_entry_filetype(entry));
+  const auto kind = fs::kind_of_mode(libarchive::entry_filetype(entry));
   if (!kind || *kind == EntryKind::kSocket) return refuse(name, "of a kind that no image has");
   item.entry.kind = *kind;
-  item.entry.mode = *kind == EntryKind::kSymlink ? 0777 : ::archive_entry_perm(entry) & 07777;
-  HM_ASSIGN(item.entry.uid, id_of(::archive_entry_uid(entry), name));
-  HM_ASSIGN(item.entry.gid, id_of(::archive_entry_gid(entry), name));
+  item.entry.mode = *kind == EntryKind::kSymlink ? 0777 : libarchive::entry_perm(entry) & 07777;
+  HM_ASSIGN(item.entry.uid, id_of(libarchive::entry_uid(entry), name));
+  HM_ASSIGN(item.entry.gid, id_of(libarchive::entry_gid(entry), name));
   if (*kind == EntryKind::kSymlink) {
-    const char* target = ::archive_entry_symlink(entry);
+    const char* target = libarchive::entry_symlink(entry);
     if (target != nullptr) item.entry.target = target;
   }
   if (*kind == EntryKind::kCharDevice || *kind == EntryKind::kBlockDevice) {
-    item.entry.rdev = ::archive_entry_rdev(entry);
+    item.entry.rdev = libarchive::entry_rdev(entry);
   }
   if (*kind == EntryKind::kFile) {
-    const la_int64_t size = ::archive_entry_size(entry);
+    const la_int64_t size = libarchive::entry_size(entry);
     if (size < 0) return refuse(name, "its size cannot be");
     item.entry.size = static_cast<std::uint64_t>(size);
   }
@@ -185,16 +185,16 @@ Result<TreeEntry> entry_of(struct archive_entry* entry, std::string_view name) {
 class TarReader {
  public:
   TarReader(Stream& stream, TarKind kind, Target& target)
-      : tail_(stream, kind), kind_(kind), target_(target), archive_(::archive_read_new()) {}
+      : tail_(stream, kind), kind_(kind), target_(target), archive_(libarchive::read_new()) {}
 
   Status run() {
     input_.stream = &tail_;
-    ::archive_read_support_format_tar(archive_.get());
-    ::archive_read_support_format_empty(archive_.get());
+    libarchive::read_support_format_tar(archive_.get());
+    libarchive::read_support_format_empty(archive_.get());
     HM_TRY(open_archive(archive_.get(), input_));
     while (true) {
       struct archive_entry* entry = nullptr;
-      const int result = ::archive_read_next_header(archive_.get(), &entry);
+      const int result = libarchive::read_next_header(archive_.get(), &entry);
       if (result == ARCHIVE_EOF) break;
       if (result != ARCHIVE_OK && !is_about_names(result)) {
         return fail(archive_error(archive_.get(), input_));
@@ -215,12 +215,12 @@ class TarReader {
   // archive, which is what a name is.
   bool is_about_names(int result) const {
     if (result != ARCHIVE_WARN) return false;
-    const char* text = ::archive_error_string(archive_.get());
+    const char* text = libarchive::error_string(archive_.get());
     return text != nullptr && std::strstr(text, "can't be converted from") != nullptr;
   }
 
   Status take(struct archive_entry* entry) {
-    const char* raw = ::archive_entry_pathname(entry);
+    const char* raw = libarchive::entry_pathname(entry);
     if (raw == nullptr) return fail(ErrorCode::kInvalid, "an entry without a name");
     const std::string name = raw;
     HM_ASSIGN(const std::string path, TreeBuilder::path_of(name));
@@ -228,8 +228,9 @@ class TarReader {
       HM_ASSIGN(const bool taken, take_whiteout(entry, path));
       if (taken) return {};
     }
-    if (const char* target = ::archive_entry_hardlink(entry); target != nullptr) {
-      if (::archive_entry_size(entry) > 0) return refuse(name, "a hard link with bytes of its own");
+    if (const char* target = libarchive::entry_hardlink(entry); target != nullptr) {
+      if (libarchive::entry_size(entry) > 0)
+        return refuse(name, "a hard link with bytes of its own");
       auto to = TreeBuilder::path_of(target);
       if (!to) return fail(std::move(to).error().in(shown(name) + ": a hard link to"));
       HM_TRY(target_.tree.add_link(path, *to));
@@ -251,8 +252,8 @@ class TarReader {
     }
     const std::string_view name = fs::base_name(path);
     if (!name.starts_with(kWhiteout)) return false;
-    if (::archive_entry_filetype(entry) != AE_IFREG || ::archive_entry_size(entry) != 0 ||
-        ::archive_entry_hardlink(entry) != nullptr) {
+    if (libarchive::entry_filetype(entry) != AE_IFREG || libarchive::entry_size(entry) != 0 ||
+        libarchive::entry_hardlink(entry) != nullptr) {
       return refuse(path, "a whiteout that is no empty file");
     }
     const std::string dir(fs::parent_path(path));
@@ -271,10 +272,10 @@ class TarReader {
 
   // None of the file's bytes is one that was only filled in.
   bool is_whole(struct archive_entry* entry, std::uint64_t size) const {
-    const auto consumed = static_cast<std::uint64_t>(::archive_filter_bytes(archive_.get(), -1));
+    const auto consumed = static_cast<std::uint64_t>(libarchive::filter_bytes(archive_.get(), -1));
     if (consumed <= tail_.total()) return true;
     const std::uint64_t padding = (kBlock - size % kBlock) % kBlock;
-    return ::archive_entry_sparse_count(entry) == 0 && consumed - padding <= tail_.total();
+    return libarchive::entry_sparse_count(entry) == 0 && consumed - padding <= tail_.total();
   }
 
   Result<Stage::Id> stage_file(struct archive_entry* entry, std::uint64_t size,
@@ -288,7 +289,7 @@ class TarReader {
       const void* data = nullptr;
       std::size_t length = 0;
       la_int64_t offset = 0;
-      const int result = ::archive_read_data_block(archive_.get(), &data, &length, &offset);
+      const int result = libarchive::read_data_block(archive_.get(), &data, &length, &offset);
       if (result == ARCHIVE_EOF) break;
       if (result != ARCHIVE_OK) {
         return fail(archive_error(archive_.get(), input_).in(shown(name)));
@@ -328,6 +329,7 @@ class TarReader {
 }  // namespace
 
 Status read_tar(Stream& stream, TarKind kind, Target& target) {
+  HM_TRY(libarchive::load());
   return TarReader(stream, kind, target).run();
 }
 

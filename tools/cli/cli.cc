@@ -16,6 +16,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <iostream>
+#include <set>
 
 #include "runner/project.h"
 #include "runner/sandbox.h"
@@ -54,11 +55,51 @@ int report(const Error& error) {
   return code(runner::ExitCode::kInfrastructure);
 }
 
+namespace {
+
+// The options that take a value, as they are written.
+std::set<std::string> options_with_value(const cxxopts::Options& options) {
+  std::set<std::string> out;
+  for (const std::string& group : options.groups()) {
+    for (const cxxopts::HelpOptionDetails& option : options.group_help(group).options) {
+      if (option.is_boolean) continue;
+      out.insert("-" + option.s);
+      for (const std::string& name : option.l) out.insert("--" + name);
+    }
+  }
+  return out;
+}
+
+// Without regular expressions (meson.build) cxxopts knows a value right behind its option's letter
+// only by letters and digits: `-eK=V` becomes `-e K=V`.
+Arguments with_values_apart(const cxxopts::Options& options, const Arguments& arguments) {
+  const std::set<std::string> valued = options_with_value(options);
+  Arguments out;
+  bool is_value = false, only_operands = false;
+  for (const std::string& argument : arguments) {
+    const bool is_option = !is_value && !only_operands && argument.starts_with('-');
+    only_operands = only_operands || (is_option && argument == "--");
+    std::size_t letter = argument.size();  // that takes a value
+    if (is_option && !argument.starts_with("--")) {
+      for (letter = 1; letter < argument.size(); ++letter) {
+        if (valued.contains({'-', argument[letter]})) break;
+      }
+    }
+    is_value = is_option && (letter + 1 == argument.size() || valued.contains(argument));
+    out.push_back(argument.substr(0, letter + 1));
+    if (letter + 1 < argument.size()) out.push_back(argument.substr(letter + 1));
+  }
+  return out;
+}
+
+}  // namespace
+
 Result<std::optional<cxxopts::ParseResult>> parse(cxxopts::Options& options,
                                                   const Arguments& arguments) {
   options.add_options()("h,help", "print this help");
   std::vector<const char*> argv = {"hm"};
-  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+  const Arguments apart = with_values_apart(options, arguments);
+  for (const std::string& argument : apart) argv.push_back(argument.c_str());
   try {
     auto parsed = options.parse(static_cast<int>(argv.size()), argv.data());
     if (parsed.count("help") > 0) {

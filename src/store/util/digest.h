@@ -1,5 +1,5 @@
 // Digest: a SHA-256, the name of a blob and the value of every key. 64 hex digits when printed.
-// Hasher: incremental SHA-256 through OpenSSL's EVP interface.
+// Hasher: incremental SHA-256, OpenSSL's.
 // Thread-safety: Digest is a value; a Hasher belongs to one thread.
 #pragma once
 
