@@ -19,7 +19,7 @@ OLD_TIME = 631152000  # 1990: every file of the image
 MOVED = "workspace changed while running"
 RESTARTED = "changed while running: starting over"
 # What an overlay can do since Linux 6.3 and 6.7, but not with the kernel of Debian 12's guests.
-NOT_IN_MACHINES = ("tmpfile", "user.overlay.")
+NOT_IN_MACHINES = ("tmpfile", "user.overlay.", "zero")
 
 
 @dataclasses.dataclass
@@ -249,19 +249,21 @@ class Traces:
 
 
 def for_machines(case):
-    """Without what a guest's kernel answers otherwise than this machine's."""
+    """Without what a guest's kernel, or ext4, answers otherwise than this machine's and tmpfs."""
     steps = [dataclasses.replace(step, ops=[line for line in step.ops if not any(
         word.startswith(NOT_IN_MACHINES) for word in line.split())]) for step in case.steps]
     return dataclasses.replace(case, steps=steps)
 
 
 class Twin:
-    """A case's cached pipeline once more, in namespaces and with an empty store: what a step
-    observed and wrote in a virtual machine has to be the same, bit for bit."""
+    """A case's cached pipeline once more, in namespaces: what a step observed and wrote in a virtual
+    machine has to be the same, bit for bit. It starts from the store that the machines had: what
+    is served at once depends on what the step looked at before."""
 
     def __init__(self, hm, case, root, home):
         self.hm, self.case, self.root, self.home = hm, case, root, home
         self.own = hm.base / "twin"
+        self.keys = [step.key for step in case.steps]
 
     @staticmethod
     def recorded(home):
@@ -276,14 +278,21 @@ class Twin:
             database.close()
         return {key.decode() if isinstance(key, bytes) else key: rest for key, *rest in rows}
 
-    def differences(self):
-        """(how many steps were compared, one line for each that differs)."""
+    def begin(self):
+        """Before the run in machines."""
         remove(self.own)
-        self.hm.run(self.root, self.own, self.case.steps, in_machines=False)
+        if self.home.exists():
+            shutil.copytree(self.home, self.own, symlinks=True)
+
+    def differences(self, ran):
+        """(how many of the steps that ran were compared, one line for each that differs)."""
+        again = self.hm.run(self.root, self.own, self.case.steps, in_machines=False)
         here, there = self.recorded(self.home), self.recorded(self.own)
-        keys = [step.key for step in self.case.steps if step.key in here and step.key in there]
+        keys = [key for key in self.keys if key in here and key in there]
         lines = [line for key in keys for line in self.of_step(key, here[key], there[key])]
-        return len(keys), lines
+        lines += [f"{key} ran {'here' if key in ran else 'in a namespace'} only"
+                  for key in self.keys if (key in ran) != (key in again.ran)]
+        return len([key for key in keys if key in ran]), lines
 
     def of_step(self, key, here, there):
         names = ("static key", "trace", "layer")
@@ -316,10 +325,13 @@ class CaseRun:
         case, report = self.case, self.report
         remove(self.home)
         build_workspace(self.root, case)
+        if self.twin is not None:
+            self.twin.begin()
         first = self.hm.run(self.root, self.home, case.steps)
         if first.exit_code not in (0, 1):
             report.divergences.append((-1, "first run: " + first.stderr.strip()[-300:]))
             return report
+        self.compare_with_twin(-1, first)
         self.traces.repeated()
         self.seconds = first.seconds
         for at, edits in enumerate(case.rounds):
@@ -340,6 +352,8 @@ class CaseRun:
     # --- a workspace that rests
 
     def quiet(self, at, edits, scratch):
+        if self.twin is not None:
+            self.twin.begin()
         cached = self.hm.run(self.root, self.home, self.case.steps)
         scratch = scratch or self.hm.scratch(self.root, self.case.steps)
         difference = first_difference(cached, scratch, self.keys)
@@ -353,16 +367,20 @@ class CaseRun:
         self.report.ran += len(ran)
         self.report.hits += len(self.keys) - len(ran)
         repeated = self.traces.repeated()
-        if self.twin is not None:
-            compared, lines = self.twin.differences()
-            self.report.compared += compared
-            self.report.divergences += [(at, line) for line in lines]
+        self.compare_with_twin(at, cached)
         unseen = all(edit[0] in UNSEEN for edit in edits)
         for key in ran:
             uncached = f"step '{key}' is not cached" in cached.stderr
             if key in repeated or (unseen and cached.ended.get(key) == 0 and not uncached):
                 reason, path = cached.ran[key]
                 self.report.imprecise.append((at, f"{key} ran: {reason} {path or ''}"))
+
+    def compare_with_twin(self, at, cached):
+        if self.twin is None:
+            return
+        compared, lines = self.twin.differences(cached.ran)
+        self.report.compared += compared
+        self.report.divergences += [(at, line) for line in lines]
 
     # --- edits in flight
 

@@ -334,7 +334,8 @@ class Dump {
       return;
     }
     std::string content;
-    if (S_ISREG(st.st_mode) && path != "/bin/sh") {
+    // The program itself is large, and known: read where its links have to be told apart.
+    if (S_ISREG(st.st_mode) && (path != "/bin/sh" || st.st_nlink > 1)) {
       const Fd fd(::openat(dir_fd, name.c_str(), O_RDONLY | O_NOFOLLOW));
       content = " " + (fd.ok() ? bytes_digest(read_all(fd.get())) : error());
     }
