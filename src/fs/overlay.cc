@@ -77,7 +77,8 @@ Result<int> mount_by_child(std::array<int, 3> directories, const std::string& ta
 
 Status Overlay::add_opaque_directory(const View& view, const std::string& dir,
                                      const std::string& path) {
-  HM_TRY(make_directories(dir + "/upper", 0700));
+  const std::string upper = dir + "/upper";
+  if (::mkdir(upper.c_str(), 0700) != 0 && errno != EEXIST) return fail_errno(upper);
   for (std::size_t at = path.find('/'); true; at = path.find('/', at + 1)) {
     const std::string prefix = path.substr(0, at);
     HM_ASSIGN(const auto node, view.resolve(prefix));

@@ -42,11 +42,27 @@ namespace hm::fs {
 namespace {
 
 constexpr double kForever = 365.0 * 24 * 3600 * 10;  // seconds; entries never change while mounted
-constexpr unsigned kServerThreads = 4;
-constexpr unsigned kMaxTransfer = kRelayTransfer;  // bytes of one READ
+constexpr unsigned kMostServerThreads = 4;
+constexpr unsigned kMaxTransfer = kRelayTransfer;     // bytes of one READ
+constexpr std::chrono::milliseconds kEndPatience{1};  // until threads are interrupted again
 constexpr int kMostReadsExpected = 16;
 constexpr std::size_t kOpenFiles = 64;  // descriptors kept for files of more than one READ
 constexpr std::uint64_t kHashedAside = 4U << 20;  // bytes; below it waiting is cheaper
+
+// The calling thread's, of `size` bytes at least, with anything in them: zeroing a megabyte takes
+// as long as a round trip.
+char* reply_buffer(std::size_t size) {
+  struct Buffer {
+    std::unique_ptr<char[]> bytes;  // NOLINT: a vector would be zeroed
+    std::size_t size = 0;
+  };
+  thread_local Buffer buffer;
+  if (buffer.size < size) {
+    buffer.size = std::max<std::size_t>(size, kMaxTransfer);
+    buffer.bytes.reset(new char[buffer.size]);  // NOLINT: likewise
+  }
+  return buffer.bytes.get();
+}
 
 // Collisions among a million names are as likely as 1 in 10^7, and nothing but a name is hashed.
 std::uint64_t inode_number(std::string_view identity) {
@@ -145,6 +161,12 @@ struct DestroySession {
 
 void ignore_signal(int) {}
 
+// The small file that a thread has read last.
+struct SmallFile {
+  std::optional<NodeTable::Id> id;
+  std::string bytes;
+};
+
 class FuseSession final : public Session {
  public:
   FuseSession(const View& view, store::Store& store, Watcher watcher, LookupProfile profile,
@@ -191,7 +213,7 @@ class FuseSession final : public Session {
   Result<Id> child(Id parent, std::string_view name);
   Result<Digest> content(Id id, const View::Node& node);
   Result<std::shared_ptr<const PackedListing>> listing(Id id);
-  Status small_content(Id id, const View::Node& node, std::string& bytes);
+  Status small_content(Id id, const View::Node& node, SmallFile& file);
   Result<std::shared_ptr<const OpenFile>> open_large(Id id, const View::Node& node);
   Result<Fd> open_blob(Id id, const View::Node& node);
   Status hash_live(Id id, const View::Node& node);
@@ -209,6 +231,7 @@ class FuseSession final : public Session {
   void reply_listing(fuse_req_t req, Id id, std::size_t size, off_t offset, Add add);
   Status create_session();
   void start_threads();
+  void add_thread();
   int receive(fuse_buf& buffer, bool kept_turn);
   void serve();
   void note_end();
@@ -231,10 +254,11 @@ class FuseSession final : public Session {
   std::string mount_point_;
   std::unique_ptr<RelayChannel> relay_;  // null: requests come from /dev/fuse
   std::unique_ptr<fuse_session, DestroySession> session_;
-  std::vector<std::thread> threads_;
+  std::mutex threads_mutex_;
+  std::vector<std::thread> threads_;  // guarded by threads_mutex_ until stopping_
   std::atomic<bool> stopping_{false};
   std::atomic<unsigned> running_{0};  // server threads
-  Turns turns_;
+  Turns turns_{[this] { add_thread(); }};
   std::atomic<int> reads_expected_{0};  // grows with each small READ, shrinks with each LOOKUP
   RequestWait request_wait_;            // of the thread whose turn it is
   std::mutex ended_mutex_;
@@ -295,8 +319,11 @@ Result<Digest> FuseSession::content(Id id, const View::Node& node) {
 }
 
 // What is hashed is what is served: the file is read once.
-Status FuseSession::small_content(Id id, const View::Node& node, std::string& bytes) {
-  HM_ASSIGN(const Digest digest, view_.read_small(node, store_.blobs(), bytes));
+Status FuseSession::small_content(Id id, const View::Node& node, SmallFile& file) {
+  if (file.id == id) return {};  // the kernel asks for the rest of it
+  file.id = std::nullopt;
+  HM_ASSIGN(const Digest digest, view_.read_small(node, store_.blobs(), file.bytes));
+  file.id = id;
   if (nodes_->set_content(id, digest)) watch(id);
   return {};
 }
@@ -563,9 +590,8 @@ void FuseSession::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t o
     fuse_reply_err(req, note_failure(node->path, file.error()));
     return;
   }
-  thread_local std::vector<char> buffer;
-  buffer.resize(std::max(buffer.size(), size));
-  const auto got = (*file)->read(buffer.data(), size, offset);
+  char* const buffer = reply_buffer(size);
+  const auto got = (*file)->read(buffer, size, offset);
   if (!got) {
     fuse_reply_err(req, note_failure(node->path, got.error()));
     return;
@@ -576,18 +602,18 @@ void FuseSession::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t o
     fuse_reply_err(req, note_failure(node->path, cut));
     return;
   }
-  fuse_reply_buf(req, buffer.data(), *got);
+  fuse_reply_buf(req, buffer, *got);
 }
 
 void FuseSession::read_small(fuse_req_t req, Id id, const View::Node& node, std::size_t size,
                              std::size_t offset) {
-  thread_local std::string bytes;
-  if (const auto read = small_content(id, node, bytes); !read) {
+  thread_local SmallFile file;  // a thread serves one session
+  if (const auto read = small_content(id, node, file); !read) {
     fuse_reply_err(req, note_failure(node.path, read.error()));
     return;
   }
   const std::string_view part =
-      std::string_view(bytes).substr(std::min(offset, bytes.size()), size);
+      std::string_view(file.bytes).substr(std::min(offset, file.bytes.size()), size);
   fuse_reply_buf(req, part.data(), part.size());
 }
 
@@ -600,8 +626,7 @@ void FuseSession::reply_listing(fuse_req_t req, Id id, std::size_t size, off_t o
     fuse_reply_err(req, note_failure(nodes_->path(id), names.error()));
     return;
   }
-  thread_local std::vector<char> buffer;
-  buffer.resize(std::max(buffer.size(), size));
+  char* const buffer = reply_buffer(size);
   std::size_t used = 0;
   std::string path = nodes_->path(id);
   if (!path.empty()) path += '/';
@@ -614,8 +639,8 @@ void FuseSession::reply_listing(fuse_req_t req, Id id, std::size_t size, off_t o
     st.st_ino = inode_number(path);
     st.st_mode = type_bits(kind);
     number += 1;
-    HM_ASSIGN(const std::size_t took, add(std::span(buffer).subspan(used, size - used), path,
-                                          dir_length, st, static_cast<off_t>(number)));
+    HM_ASSIGN(const std::size_t took, add(std::span(buffer + used, size - used), path, dir_length,
+                                          st, static_cast<off_t>(number)));
     if (took > size - used) return false;
     used += took;
     return true;
@@ -630,7 +655,7 @@ void FuseSession::reply_listing(fuse_req_t req, Id id, std::size_t size, off_t o
     fuse_reply_err(req, note_failure(path, more.error()));
     return;
   }
-  fuse_reply_buf(req, buffer.data(), used);
+  fuse_reply_buf(req, buffer, used);
 }
 
 void FuseSession::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset) {
@@ -870,8 +895,15 @@ void FuseSession::start_threads() {
   struct sigaction action {};
   action.sa_handler = ignore_signal;  // SIGUSR1 only interrupts a blocked read, see stop
   ::sigaction(SIGUSR1, &action, nullptr);
-  running_ = kServerThreads;
-  for (unsigned i = 0; i < kServerThreads; ++i) threads_.emplace_back([this] { serve(); });
+  add_thread();
+}
+
+void FuseSession::add_thread() {
+  const std::lock_guard lock(threads_mutex_);
+  if (stopping_ || fuse_session_exited(session_.get())) return;
+  if (threads_.size() == kMostServerThreads) return;
+  running_ += 1;
+  threads_.emplace_back([this] { serve(); });
 }
 
 // A new mount reads 128 KiB ahead, which is a request for every piece of a program that is mapped;
@@ -962,15 +994,21 @@ Status FuseSession::relay(Fd stream, const RelayLimits& limits) {
 
 void FuseSession::stop() {
   if (!session_) return;
-  stopping_ = true;
+  {
+    const std::lock_guard lock(threads_mutex_);
+    stopping_ = true;
+  }
   if (relay_) relay_->shut_down();
   if (!mount_point_.empty()) ::umount2(mount_point_.c_str(), MNT_DETACH);
   fuse_session_exit(session_.get());
   fuse_session_unmount(session_.get());  // what fusermount3 mounted
-  // A thread may be just about to block in read, so the interruption is repeated.
-  while (running_ > 0) {
-    for (std::thread& thread : threads_) ::pthread_kill(thread.native_handle(), SIGUSR1);
-    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  // What was mounted nowhere else says so to whoever reads. Else a thread may be just about to
+  // block, so the interruption is repeated.
+  {
+    std::unique_lock lock(ended_mutex_);
+    while (!ended_.wait_for(lock, kEndPatience, [this] { return running_ == 0; })) {
+      for (std::thread& thread : threads_) ::pthread_kill(thread.native_handle(), SIGUSR1);
+    }
   }
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();

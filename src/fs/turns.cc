@@ -34,7 +34,9 @@ thread_local long known_disk_reads = 0;
 bool Turns::take() {
   if (holder_ == std::this_thread::get_id()) return true;
   std::unique_lock lock(mutex_);
+  waiting_ += 1;
   passed_.wait(lock, [this] { return !taken_; });
+  waiting_ -= 1;
   taken_ = true;
   holder_ = std::this_thread::get_id();
   return false;
@@ -42,12 +44,18 @@ bool Turns::take() {
 
 void Turns::pass() {
   if (holder_ != std::this_thread::get_id()) return;
+  bool awaited = false;
   {
     const std::lock_guard lock(mutex_);
     holder_ = std::thread::id();
     taken_ = false;
+    awaited = waiting_ > 0;
   }
-  passed_.notify_one();
+  if (awaited) {
+    passed_.notify_one();
+  } else {
+    nobody_waits_();
+  }
 }
 
 void Turns::found_waiting() { crowded_until_ns_ = monotonic_ns() + kPhaseNs; }

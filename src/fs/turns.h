@@ -6,11 +6,15 @@
 // long, and for a while before every answer when answers have been waiting for a disk and requests
 // for answers: of a single client nobody would read a request meanwhile.
 //
+// There are as many threads as turns need: one at first, and another whenever a turn is passed on
+// that nobody waits for.
+//
 // Thread-safe: every thread of the server takes, answers and takes again.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <thread>
 
@@ -18,6 +22,10 @@ namespace hm::fs {
 
 class Turns {
  public:
+  // `nobody_waits` is called without a lock by a thread that passes a turn on.
+  explicit Turns(std::function<void()> nobody_waits = [] {})
+      : nobody_waits_(std::move(nobody_waits)) {}
+
   // Blocks until the turn is this thread's; at once if it still is (true).
   bool take();
   // Lets another thread read; nothing if the turn is not this thread's.
@@ -31,9 +39,11 @@ class Turns {
   bool waits_for_disk() const;
 
  private:
-  std::mutex mutex_;  // guards taken_
+  const std::function<void()> nobody_waits_;
+  std::mutex mutex_;  // guards taken_ and waiting_
   std::condition_variable passed_;
   bool taken_ = false;
+  unsigned waiting_ = 0;  // threads in take
   std::atomic<std::thread::id> holder_{};
   std::atomic<std::int64_t> slow_until_ns_{0};     // on CLOCK_MONOTONIC
   std::atomic<std::int64_t> crowded_until_ns_{0};  // likewise

@@ -82,7 +82,7 @@ class NamespaceBackend final : public Backend {
     HM_ASSIGN(const fs::View::Node root, view.root());
     HM_ASSIGN(fs::Overlay overlay, fs::Overlay::mount(dir + "/lower", dir, root.entry));
 
-    HM_ASSIGN(const auto files, host_files(dir));
+    HM_ASSIGN(const HostFiles files, shared_files());
     const std::int64_t started_ns = start_after(view);
     const auto started = std::chrono::steady_clock::now();
     const std::optional<Cgroup> cgroup = cgroup_for(command.limits, execution.warnings);
@@ -137,11 +137,25 @@ class NamespaceBackend final : public Backend {
     return std::move(prepared.warnings);
   }
 
+  // Steps see them read-only: all may have the same.
+  Result<HostFiles> shared_files() {
+    const std::lock_guard lock(files_mutex_);
+    if (files_dir_.empty()) {
+      const std::string dir = store_.scratch().fresh("files");
+      if (::mkdir(dir.c_str(), 0700) != 0) return fail_errno(dir);
+      HM_TRY(make_host_files(dir));
+      files_dir_ = dir;
+    }
+    return host_files(files_dir_);
+  }
+
   store::Store& store_;
   const std::string bubblewrap_;
   const fs::PassthroughMode passthrough_;
   std::mutex check_mutex_;  // guards checked_
   std::optional<Status> checked_;
+  std::mutex files_mutex_;  // guards files_dir_
+  std::string files_dir_;   // empty: not made yet
 };
 
 }  // namespace

@@ -337,13 +337,15 @@ Result<std::string> find_bubblewrap() {
               "bubblewrap (bwrap) is not in PATH: install it (apt-get install bubblewrap)");
 }
 
-Result<HostFiles> host_files(const std::string& dir) {
+Status make_host_files(const std::string& dir) {
+  HM_TRY(write_file_atomically(dir + "/hostname", std::string(kHostname) + "\n", 0644));
+  return write_file_atomically(dir + "/empty", "", 0644);
+}
+
+HostFiles host_files(const std::string& dir) {
   HostFiles files;
-  const std::string hostname = dir + "/hostname";
   const std::string empty = dir + "/empty";
-  HM_TRY(write_file_atomically(hostname, std::string(kHostname) + "\n", 0644));
-  HM_TRY(write_file_atomically(empty, "", 0644));
-  files.emplace_back(kHostnameFile, hostname);
+  files.emplace_back(kHostnameFile, dir + "/hostname");
   for (const char* path : kMaskedFiles) {
     if (::access(path, F_OK) == 0) files.emplace_back(path, empty);
   }

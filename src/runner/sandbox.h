@@ -61,8 +61,10 @@ Status check_bubblewrap(const std::string& bubblewrap);
 
 // The unobserved files of the sandbox's own: where in a step's root, and which file of the host.
 using HostFiles = std::vector<std::pair<std::string, std::string>>;
-// resolv.conf and hosts are the host's (empty without one), hostname is ours; made in `dir`.
-Result<HostFiles> host_files(const std::string& dir);
+// resolv.conf and hosts are the host's (empty without one); the others are in `dir`, where
+// make_host_files has made them.
+HostFiles host_files(const std::string& dir);
+Status make_host_files(const std::string& dir);
 
 // What bubblewrap is told, but for the command itself; `root` as in run_sandboxed. It reads these
 // arguments and the filter of system calls from descriptors, and writes its status to one.

@@ -65,7 +65,9 @@ int add_refusal(const Filter& filter, const Refusal& row) {
 
 }  // namespace
 
-Result<Fd> system_call_filter() {
+namespace {
+
+Result<Fd> compile() {
   const Filter filter(::seccomp_init(SCMP_ACT_ALLOW));
   if (!filter) return fail(ErrorCode::kRefused, "cannot make a filter of system calls");
   int error = 0;
@@ -79,6 +81,22 @@ Result<Fd> system_call_filter() {
   if (!fd) return fail_errno("memfd_create");
   if (error == 0) error = ::seccomp_export_bpf(filter.get(), fd.get());
   if (error != 0) return fail(system_error("filter of system calls", -error));
+  return fd;
+}
+
+}  // namespace
+
+// Compiling takes longer than many a step: done once. The bytes are in a descriptor of each step's
+// own, since the descriptor's offset is what is read from.
+Result<Fd> system_call_filter() {
+  static const Result<std::string> program = []() -> Result<std::string> {
+    HM_ASSIGN(const Fd compiled, compile());
+    return read_file("/proc/self/fd/" + std::to_string(compiled.get()));
+  }();
+  if (!program) return fail(program.error());
+  Fd fd(::memfd_create("hm-seccomp", MFD_CLOEXEC));
+  if (!fd) return fail_errno("memfd_create");
+  HM_TRY(write_all(fd.get(), *program));
   if (::lseek(fd.get(), 0, SEEK_SET) != 0) return fail_errno("lseek");
   return fd;
 }

@@ -93,7 +93,8 @@ Result<int> run_all(const Plan& plan) {
   HM_TRY(hm::runner::enter_private_namespaces());
   hm::runner::apply_limits();
   HM_TRY(mount_overlay(plan));
-  HM_ASSIGN(const auto files, hm::runner::host_files(plan.dir));
+  HM_TRY(hm::runner::make_host_files(plan.dir));
+  const auto files = hm::runner::host_files(plan.dir);
   const Words args = hm::runner::bubblewrap_arguments(plan.dir + "/root", files, plan.command);
   HM_ASSIGN(const Fd null, hm::open_file("/dev/null", O_RDWR));
   std::vector<long long> took;

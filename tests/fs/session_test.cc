@@ -577,23 +577,32 @@ TEST_F(SessionTest, ReadFileStaysAsItWas) {
 
 // The kernel asks again for what it dropped from its cache.
 TEST_F(SessionTest, SmallLiveFileIsReadAgainOnlyAsItWas) {
+  write_file(trees_.workspace("other"), "other");
   Mounted mounted(trees_, trees_.view());
   const Fd fd = must(open_file(mounted / "workspace/README", O_RDONLY));
-  const auto read_uncached = [&] {
-    must_be_zero(::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED), "posix_fadvise");
+  const Fd other = must(open_file(mounted / "workspace/other", O_RDONLY));
+  const auto read_uncached = [](const Fd& file) {
+    must_be_zero(::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED), "posix_fadvise");
     char buffer[64];
-    return ::pread(fd.get(), buffer, sizeof buffer, 0);
+    return ::pread(file.get(), buffer, sizeof buffer, 0);
   };
-  EXPECT_EQ(read_uncached(), 6);
+  // The session holds the small file that it read last.
+  const auto read_again = [&] {
+    EXPECT_GT(read_uncached(other), 0);
+    return read_uncached(fd);
+  };
+  EXPECT_EQ(read_uncached(fd), 6);
   EXPECT_FALSE(trees_.store().blobs().has(Digest::of("readme"), 6)) << "no copy";
   set_mtime(trees_.workspace("README"), 12345);
-  EXPECT_EQ(read_uncached(), 6) << "only touched";
+  EXPECT_EQ(read_again(), 6) << "only touched";
   write_file(trees_.workspace("README"), "rEadme");
-  EXPECT_EQ(read_uncached(), -1);
+  EXPECT_EQ(read_uncached(fd), 6) << "as it was read";
+  EXPECT_EQ(read_again(), -1);
   const auto failure = mounted.session().failure();
   ASSERT_TRUE(failure);
   EXPECT_EQ(failure->kind, SessionFailure::Kind::kMoved);
-  EXPECT_EQ(mounted.observations(), (Lines{"probe workspace", "content workspace/README"}));
+  EXPECT_EQ(mounted.observations(),
+            (Lines{"probe workspace", "content workspace/README", "content workspace/other"}));
 }
 
 TEST_F(SessionTest, StopUnmountsAndMayBeCalledAgain) {

@@ -56,6 +56,23 @@ TEST(Turns, PassingAnotherThreadsTurnDoesNothing) {
   EXPECT_TRUE(taken);
 }
 
+TEST(Turns, TellWhenNobodyWaitsForATurnThatIsPassedOn) {
+  std::atomic<int> told{0};
+  Turns turns([&] { ++told; });
+  turns.take();
+  std::thread other([&] {
+    turns.take();
+    turns.pass();
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // it waits by now
+  turns.pass();
+  EXPECT_EQ(told, 0);
+  other.join();
+  EXPECT_EQ(told, 1);  // the other's
+  turns.pass();        // not its turn
+  EXPECT_EQ(told, 1);
+}
+
 void answer_slowly(Turns& turns) {
   turns.take();
   turns.begin_answer();

@@ -68,7 +68,8 @@ std::string resolv_conf(const std::string& of_host, Network network) {
 }
 
 Result<std::vector<vm::GuestFile>> guest_files(const std::string& dir, Network network) {
-  HM_ASSIGN(const HostFiles files, host_files(dir));
+  HM_TRY(make_host_files(dir));
+  const HostFiles files = host_files(dir);
   std::vector<vm::GuestFile> out;
   for (const auto& [path, host] : files) {
     struct stat st {};
