@@ -19,6 +19,8 @@ namespace hm::fs {
 namespace {
 
 constexpr std::size_t kHandles = 48;
+constexpr std::size_t kMostOnDisk = 10'000;      // names of a directory
+constexpr off_t kFirstBytes = off_t{128} << 10;  // of a file
 
 struct DirCloser {
   void operator()(DIR* dir) const { ::closedir(dir); }
@@ -199,6 +201,31 @@ Result<Listing> LiveLook::list(const std::string& path) {
   }
   if (errno != 0) return fail_errno(rules_->display(path));
   std::sort(out.begin(), out.end());
+  return out;
+}
+
+FilesOnDisk LiveLook::files_on_disk(const std::string& path) const {
+  const auto where = rules_->locate(path);
+  if (!where || where->dir_fd < 0) return {};
+  auto fd = open_beneath(*where, O_RDONLY | O_DIRECTORY, rules_->crosses_mounts());
+  if (!fd) return {};
+  const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(fd->get()));
+  if (!dir) return {};
+  const auto shared = std::make_shared<const Fd>(::fcntl(fd->release(), F_DUPFD_CLOEXEC, 0));
+  if (!*shared) return {};
+  std::vector<std::pair<ino_t, std::string>> found;
+  while (const dirent* entry = ::readdir(dir.get())) {
+    if (entry->d_type == DT_REG) found.emplace_back(entry->d_ino, entry->d_name);
+    if (found.size() > kMostOnDisk) return {};
+  }
+  std::sort(found.begin(), found.end());
+  FilesOnDisk out;
+  out.names.reserve(found.size());
+  for (auto& [inode, name] : found) out.names.push_back(std::move(name));
+  out.fetch = [shared, names = out.names](std::size_t place) {
+    const auto file = open_at(shared->get(), names[place], O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    if (file) ::posix_fadvise(file->get(), 0, kFirstBytes, POSIX_FADV_WILLNEED);
+  };
   return out;
 }
 

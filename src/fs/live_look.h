@@ -18,6 +18,7 @@
 
 #include "fs/entry.h"
 #include "fs/live_rules.h"
+#include "fs/source.h"
 #include "store/util/brief_mutex.h"
 #include "store/util/fd.h"
 
@@ -59,6 +60,9 @@ class LiveLook {
   Result<std::optional<LiveStat>> stat_again(const std::string& path, EntryKind known,
                                              DirectoryHandles& handles);
   Result<Listing> list(const std::string& path);
+  // What there is, visible or not, in the order of inode numbers; none where it cannot be read, or
+  // where there are very many.
+  FilesOnDisk files_on_disk(const std::string& path) const;
   // For reading. kChanged when there is nothing any more.
   Result<Fd> open(const std::string& path);
   // What fstat(2) says of an open file.

@@ -31,6 +31,7 @@
 #include "fs/passthrough.h"
 #include "fs/planted_defect.h"
 #include "fs/posix_acl.h"
+#include "fs/read_ahead.h"
 #include "fs/relay_channel.h"
 #include "fs/request_counts.h"
 #include "fs/request_wait.h"
@@ -220,7 +221,7 @@ class FuseSession final : public Session {
   void read_small(fuse_req_t req, Id id, const View::Node& node, std::size_t size,
                   std::size_t offset);
   Observation observation_of(Id id, const std::optional<View::Node>& node);
-  void read_ahead(Id id);
+  void read_ahead(Id dir_id, Id id, std::string_view name);
   Status meet_xattrs(Id id);
   bool denies_xattrs();
   void watch(Id id);
@@ -246,6 +247,7 @@ class FuseSession final : public Session {
   std::optional<NodeTable> nodes_;  // from mount on
   OpenFiles open_files_;
   Aside aside_;  // hashes large files
+  ReadAhead read_ahead_{view_, store_.blobs()};
   std::atomic<bool> met_xattrs_{false};
   std::atomic<bool> denied_xattrs_{false};  // or about to be
   std::mutex failure_mutex_;
@@ -507,16 +509,18 @@ void FuseSession::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
   }
   const fuse_entry_param entry = entry_of(*id);
   fuse_reply_entry(req, &entry);
-  if (S_ISREG(entry.attr.st_mode)) read_ahead(*id);
+  if (S_ISREG(entry.attr.st_mode)) read_ahead(id_of(parent), *id, name);
 }
 
 // While files come from a disk and most of those that are looked up are read, too: the disk works
 // while the client gets from the lookup to the read.
-void FuseSession::read_ahead(Id id) {
+void FuseSession::read_ahead(Id dir_id, Id id, std::string_view name) {
   reads_expected_ = std::max(reads_expected_ - 1, 0);
   if (reads_expected_ < kMostReadsExpected / 2 || !turns_.waits_for_disk()) return;
   const auto node = nodes_->node(id);
-  if (node && node->entry.size <= kSmallFile) view_.read_ahead(*node, store_.blobs());
+  const View::Node* dir = nodes_->directory(dir_id);
+  if (!node || node->entry.size > kSmallFile || dir == nullptr) return;
+  if (!read_ahead_.looked_up(*dir, name)) view_.read_ahead(*node, store_.blobs());
 }
 
 void FuseSession::getattr(fuse_req_t req, fuse_ino_t ino) {

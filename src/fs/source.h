@@ -5,6 +5,7 @@
 // the displayed path when a live tree is not any longer what this run has seen of it.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -39,6 +40,12 @@ class LiveFile {
   std::string path_;
 };
 
+// The files of one directory in the order in which a disk probably has them.
+struct FilesOnDisk {
+  std::vector<std::string> names;
+  std::function<void(std::size_t)> fetch;  // has the kernel begin to read one of them
+};
+
 class Source {
  public:
   virtual ~Source() = default;
@@ -70,6 +77,7 @@ class Source {
   // `digest`, of the bytes that a LiveFile serves.
   virtual Result<Digest> hash(const std::string& path) { return digest(path); }
   virtual void read_ahead(const std::string&) {}
+  virtual FilesOnDisk files_on_disk(const std::string&) { return {}; }
   // The first of these paths that has another value now than this run was told.
   virtual Result<std::optional<std::string>> first_moved(std::span<const std::string_view>) {
     return std::optional<std::string>{};

@@ -282,6 +282,26 @@ void View::read_ahead(const Node& file, const store::BlobStore& blobs) const {
   }
 }
 
+FilesOnDisk View::files_on_disk(const Node& dir, const store::BlobStore& blobs) const {
+  if (Source* live = live_source(dir)) return live->files_on_disk(source_path(dir));
+  const auto names = list(dir);
+  if (!names) return {};
+  FilesOnDisk out;
+  std::vector<Digest> contents;
+  for (const DirEntry& item : *names) {
+    if (item.kind != EntryKind::kFile) continue;
+    const auto file = child(dir, item.name);
+    const auto content = file && *file ? digest(**file) : Result<Digest>(Digest{});
+    if (!content || content->is_zero()) continue;
+    out.names.push_back(item.name);
+    contents.push_back(*content);
+  }
+  out.fetch = [&blobs, contents = std::move(contents)](std::size_t place) {
+    blobs.read_ahead(contents[place]);
+  };
+  return out;
+}
+
 View::LivePaths View::live_paths(std::span<const std::string_view> paths) const {
   LivePaths out;
   for (const std::string_view path : paths) {

@@ -1,0 +1,135 @@
+// ReadAhead on a real directory: which files the kernel holds afterwards.
+#include "fs/read_ahead.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <thread>
+
+#include "test_support.h"
+
+namespace hm::fs {
+namespace {
+
+using namespace test;  // NOLINT: a test file
+
+constexpr std::size_t kFiles = 100;
+
+std::string name_of(std::size_t number) { return "f" + std::to_string(number); }
+
+bool is_held(const std::string& path) {
+  const Fd fd = must(open_file(path, O_RDONLY));
+  void* bytes = ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, fd.get(), 0);
+  EXPECT_NE(bytes, MAP_FAILED);
+  unsigned char held = 0;
+  EXPECT_EQ(::mincore(bytes, 4096, &held), 0);
+  ::munmap(bytes, 4096);
+  return (held & 1) != 0;
+}
+
+void forget(const std::string& path) {
+  const Fd fd = must(open_file(path, O_RDWR));
+  ASSERT_EQ(::fsync(fd.get()), 0);
+  ASSERT_EQ(::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED), 0);
+}
+
+class ReadAheadTest : public ::testing::Test {
+ protected:
+  // The files f0, f1, … that lie one behind the other, and that the kernel does not hold.
+  void SetUp() override {
+    for (std::size_t i = 0; i < kFiles; ++i) {
+      write_file(file(i), "content " + std::to_string(i));
+      forget(file(i));
+    }
+    if (is_held(file(0))) GTEST_SKIP() << "the filesystem of temporary files is in memory";
+  }
+  std::string file(std::size_t number) const { return trees_.workspace("d/" + name_of(number)); }
+
+  std::size_t held() const {
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < kFiles; ++i) count += is_held(file(i)) ? 1 : 0;
+    return count;
+  }
+  // Until so many are held, or for a while.
+  std::size_t held_at_last(std::size_t wanted) const {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (held() < wanted && std::chrono::steady_clock::now() < until) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return held();
+  }
+
+  Trees trees_;
+};
+
+TEST_F(ReadAheadTest, AsksForAsManyAgainAsWereLookedUp) {
+  const View view = trees_.view();
+  const auto dir = must(view.resolve("workspace/d"));
+  ASSERT_TRUE(dir);
+  ReadAhead ahead(view, trees_.store().blobs());
+  for (std::size_t i = 0; i < 10; ++i) ahead.looked_up(*dir, name_of(i));
+  EXPECT_GE(held_at_last(10), 10U);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_LE(held(), 20U);
+}
+
+TEST_F(ReadAheadTest, GetsAheadOfWhoReadsADirectory) {
+  const View view = trees_.view();
+  const auto dir = must(view.resolve("workspace/d"));
+  ASSERT_TRUE(dir);
+  ReadAhead ahead(view, trees_.store().blobs());
+  std::size_t asked = 0;
+  for (std::size_t i = 0; i < kFiles / 2; ++i) {
+    asked += ahead.looked_up(*dir, name_of(i)) ? 1 : 0;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_GT(asked, kFiles / 4);
+  EXPECT_GE(held_at_last(kFiles / 2), kFiles / 2 - 5);
+}
+
+TEST_F(ReadAheadTest, FewLookupsSayNothing) {
+  const View view = trees_.view();
+  const auto dir = must(view.resolve("workspace/d"));
+  ASSERT_TRUE(dir);
+  {
+    ReadAhead ahead(view, trees_.store().blobs());
+    for (std::size_t i = 0; i < 3; ++i) EXPECT_FALSE(ahead.looked_up(*dir, name_of(i)));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_EQ(held(), 0U);
+}
+
+TEST_F(ReadAheadTest, PinsNothing) {
+  const View view = trees_.view();
+  const auto dir = must(view.resolve("workspace/d"));
+  ASSERT_TRUE(dir);
+  {
+    ReadAhead ahead(view, trees_.store().blobs());
+    for (std::size_t i = 0; i < 40; ++i) ahead.looked_up(*dir, name_of(i));
+    EXPECT_GE(held_at_last(30), 30U);
+  }
+  write_file(file(60), "another content");
+  std::filesystem::remove(file(61));
+  write_file(trees_.workspace("d/new"), "new");
+  const auto names = must(view.list(*dir));
+  EXPECT_EQ(names.size(), kFiles);  // one less, one more: as it is now
+  const auto changed = must(view.child(*dir, name_of(60)));
+  ASSERT_TRUE(changed);
+  EXPECT_EQ(must(view.digest(*changed)), Digest::of("another content"));
+  EXPECT_FALSE(must(view.child(*dir, name_of(61))));
+}
+
+TEST_F(ReadAheadTest, SurvivesADirectoryThatIsGone) {
+  const View view = trees_.view();
+  const auto dir = must(view.resolve("workspace/d"));
+  ASSERT_TRUE(dir);
+  std::filesystem::remove_all(trees_.workspace("d"));
+  ReadAhead ahead(view, trees_.store().blobs());
+  for (std::size_t i = 0; i < 40; ++i) EXPECT_FALSE(ahead.looked_up(*dir, name_of(i)));
+}
+
+}  // namespace
+}  // namespace hm::fs
