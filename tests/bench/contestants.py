@@ -48,19 +48,27 @@ def write_pipeline(path, image, steps):
 
 
 class Hm:
-    """`hm run` on one workspace, with stores of its own."""
+    """`hm run` on one workspace, with stores of its own.
 
-    def __init__(self, place, case, image, base=None):
+    An image that is a directory is imported into each store, as images are that have names, unless
+    `as_directory`. What its files are is known from then on; of the workspace nothing is.
+    """
+
+    def __init__(self, place, case, image, base=None, as_directory=False):
         self.place = place
         self.base = base  # where stores are, if not where everything is
         self.workspace = Path(case) / "workspace"
         self.image = image
+        self.imported = not as_directory and os.path.isabs(image)
         self.home = None
 
     def fresh_home(self):
-        """An empty store; the one before is removed."""
+        """An empty store, but for the image; the one before is removed."""
         self.drop_home()
         self.home = self.place.fresh("home", self.base)
+        if self.imported:
+            self.place.run([self.place.program("hm"), "image", "import", "bench", self.image],
+                           env={"HM_HOME": str(self.home)})
 
     def drop_home(self):
         if self.home:
@@ -71,7 +79,7 @@ class Hm:
         if self.home is None:
             self.fresh_home()
         pipeline = self.home / "bench.toml"
-        write_pipeline(pipeline, self.image, steps)
+        write_pipeline(pipeline, "bench" if self.imported else self.image, steps)
         return self.run_file(pipeline, *options)
 
     def run_file(self, pipeline, *options):

@@ -84,6 +84,7 @@ def compile_group(place, sizes):
 
     def with_hm():
         hm.fresh_home()
+        place.drop_caches()
         first = hm.step(both).values
         place.drop_caches()
         known = hm.step(build.format("cold")).values

@@ -188,7 +188,7 @@ def in_guest(place, hm, command):
 def machine_group(place, sizes):
     case = new_case(place, "machines")
     image = compiler_image(place, "gcc", "cc1", FLAGS, INCLUDES)
-    hm = Hm(place, case, image)
+    hm = Hm(place, case, image, as_directory=True)
     command, rows = work_of(sizes)
 
     def prepare():
