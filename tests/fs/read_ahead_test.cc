@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <optional>
 #include <thread>
 
 #include "test_support.h"
@@ -45,6 +46,9 @@ class ReadAheadTest : public ::testing::Test {
       forget(file(i));
     }
     if (is_held(file(0))) GTEST_SKIP() << "the filesystem of temporary files is in memory";
+    view_.emplace(trees_.view());
+    dir_ = must(view_->resolve("workspace/d"));
+    ASSERT_TRUE(dir_);
   }
   std::string file(std::size_t number) const { return trees_.workspace("d/" + name_of(number)); }
 
@@ -63,27 +67,23 @@ class ReadAheadTest : public ::testing::Test {
   }
 
   Trees trees_;
+  std::optional<View> view_;
+  std::optional<View::Node> dir_;
 };
 
 TEST_F(ReadAheadTest, AsksForAsManyAgainAsWereLookedUp) {
-  const View view = trees_.view();
-  const auto dir = must(view.resolve("workspace/d"));
-  ASSERT_TRUE(dir);
-  ReadAhead ahead(view, trees_.store().blobs());
-  for (std::size_t i = 0; i < 10; ++i) ahead.looked_up(*dir, name_of(i));
+  ReadAhead ahead(*view_, trees_.store().blobs());
+  for (std::size_t i = 0; i < 10; ++i) ahead.looked_up(*dir_, name_of(i));
   EXPECT_GE(held_at_last(10), 10U);
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   EXPECT_LE(held(), 20U);
 }
 
 TEST_F(ReadAheadTest, GetsAheadOfWhoReadsADirectory) {
-  const View view = trees_.view();
-  const auto dir = must(view.resolve("workspace/d"));
-  ASSERT_TRUE(dir);
-  ReadAhead ahead(view, trees_.store().blobs());
+  ReadAhead ahead(*view_, trees_.store().blobs());
   std::size_t asked = 0;
   for (std::size_t i = 0; i < kFiles / 2; ++i) {
-    asked += ahead.looked_up(*dir, name_of(i)) ? 1 : 0;
+    asked += ahead.looked_up(*dir_, name_of(i)) ? 1 : 0;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   EXPECT_GT(asked, kFiles / 4);
@@ -91,44 +91,35 @@ TEST_F(ReadAheadTest, GetsAheadOfWhoReadsADirectory) {
 }
 
 TEST_F(ReadAheadTest, FewLookupsSayNothing) {
-  const View view = trees_.view();
-  const auto dir = must(view.resolve("workspace/d"));
-  ASSERT_TRUE(dir);
   {
-    ReadAhead ahead(view, trees_.store().blobs());
-    for (std::size_t i = 0; i < 3; ++i) EXPECT_FALSE(ahead.looked_up(*dir, name_of(i)));
+    ReadAhead ahead(*view_, trees_.store().blobs());
+    for (std::size_t i = 0; i < 3; ++i) EXPECT_FALSE(ahead.looked_up(*dir_, name_of(i)));
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
   EXPECT_EQ(held(), 0U);
 }
 
 TEST_F(ReadAheadTest, PinsNothing) {
-  const View view = trees_.view();
-  const auto dir = must(view.resolve("workspace/d"));
-  ASSERT_TRUE(dir);
   {
-    ReadAhead ahead(view, trees_.store().blobs());
-    for (std::size_t i = 0; i < 40; ++i) ahead.looked_up(*dir, name_of(i));
+    ReadAhead ahead(*view_, trees_.store().blobs());
+    for (std::size_t i = 0; i < 40; ++i) ahead.looked_up(*dir_, name_of(i));
     EXPECT_GE(held_at_last(30), 30U);
   }
   write_file(file(60), "another content");
   std::filesystem::remove(file(61));
   write_file(trees_.workspace("d/new"), "new");
-  const auto names = must(view.list(*dir));
+  const auto names = must(view_->list(*dir_));
   EXPECT_EQ(names.size(), kFiles);  // one less, one more: as it is now
-  const auto changed = must(view.child(*dir, name_of(60)));
+  const auto changed = must(view_->child(*dir_, name_of(60)));
   ASSERT_TRUE(changed);
-  EXPECT_EQ(must(view.digest(*changed)), Digest::of("another content"));
-  EXPECT_FALSE(must(view.child(*dir, name_of(61))));
+  EXPECT_EQ(must(view_->digest(*changed)), Digest::of("another content"));
+  EXPECT_FALSE(must(view_->child(*dir_, name_of(61))));
 }
 
 TEST_F(ReadAheadTest, SurvivesADirectoryThatIsGone) {
-  const View view = trees_.view();
-  const auto dir = must(view.resolve("workspace/d"));
-  ASSERT_TRUE(dir);
   std::filesystem::remove_all(trees_.workspace("d"));
-  ReadAhead ahead(view, trees_.store().blobs());
-  for (std::size_t i = 0; i < 40; ++i) EXPECT_FALSE(ahead.looked_up(*dir, name_of(i)));
+  ReadAhead ahead(*view_, trees_.store().blobs());
+  for (std::size_t i = 0; i < 40; ++i) EXPECT_FALSE(ahead.looked_up(*dir_, name_of(i)));
 }
 
 }  // namespace
