@@ -125,7 +125,7 @@ void PinTable::set_stat(Pin& pin, const std::optional<LiveStat>& stat) {
   pin.size = stat->stamp.size;
   pin.mtime_ns = stat->stamp.mtime_ns;
   pin.ctime_ns = stat->stamp.ctime_ns;
-  pin.device = place_of({stat->stamp.device, stat->device});
+  pin.device = place_of({stat->stamp.device, stat->device.value_or(0), stat->device.has_value()});
   if (stat->rdev == 0 && stat->target.empty() && stat->xattrs.empty() && !stat->foreign) return;
   Pin::More& more = pin.with_more();
   more.rdev = stat->rdev;
@@ -143,7 +143,7 @@ std::optional<LiveStat> PinTable::stat_of(const Pin& pin) const {
   stat.gid = pin.gid;
   const Device& device = devices_[pin.device];
   stat.stamp = {device.number, pin.inode, pin.size, pin.mtime_ns, pin.ctime_ns};
-  stat.device = device.stands;
+  if (device.has_stand) stat.device = device.stands;
   if (!pin.more) return stat;
   stat.rdev = pin.more->rdev;
   stat.target = pin.more->target;
@@ -157,7 +157,7 @@ std::uint16_t PinTable::place_of(const Device& device) {
   Device* const end = devices_.get() + device_count_;
   Device* known = std::find(devices_.get(), end, device);
   if (known == end && device_count_ == kDevices) {
-    *--known = {UINT64_MAX, std::nullopt};
+    *--known = {UINT64_MAX, 0, false};
   } else if (known == end) {
     *known = device;
     device_count_ += 1;

@@ -71,9 +71,10 @@ class PinTable {
   void set_content(Pin& pin, const Digest& digest);
 
  private:
-  struct Device {
-    std::uint64_t number = 0;             // st_dev
-    std::optional<std::uint64_t> stands;  // LiveStat::device
+  struct Device {          // nothing is written for those that there never are
+    std::uint64_t number;  // st_dev
+    std::uint64_t stands;  // LiveStat::device, if it has one
+    bool has_stand;
     bool operator==(const Device&) const = default;
   };
 

@@ -14,7 +14,7 @@ class Lookup {
          std::optional<std::chrono::seconds> ttl)
       : store_(store), view_(view), key_(key), ttl_(ttl), flight_(key.digest) {}
 
-  Result<LookupResult> run(const std::optional<store::RunStep>& previous) {
+  Result<LookupResult> run(const PreviousStep& previous) {
     HM_ASSIGN(const auto path_sets, store_.path_sets(key_.digest));
     for (const Digest& path_set : path_sets) {
       HM_ASSIGN(auto hit, try_path_set(path_set));
@@ -113,9 +113,10 @@ class Lookup {
     return {};
   }
 
-  Result<Miss> explain(bool unknown_key, const std::optional<store::RunStep>& previous) {
+  Result<Miss> explain(bool unknown_key, const PreviousStep& ask_previous) {
     if (miss_) return *miss_;
     if (!unknown_key) return Miss{"no result for these inputs", {}, {}};
+    HM_ASSIGN(const auto previous, ask_previous());
     if (previous) {
       const std::string change = components_change(previous->components, key_);
       if (!change.empty()) return Miss{change, {}, {}};
@@ -143,7 +144,7 @@ bool has_expired(const store::Record& record, std::optional<std::chrono::seconds
 
 Result<LookupResult> look_up(store::Store& store, const fs::View& view, const StaticKey& key,
                              std::optional<std::chrono::seconds> ttl,
-                             const std::optional<store::RunStep>& previous) {
+                             const PreviousStep& previous) {
   return Lookup(store, view, key, ttl).run(previous);
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,10 +41,12 @@ struct LookupResult {
 // Whether a record is older than `ttl` allows. One from the future was made by a wrong clock.
 bool has_expired(const store::Record& record, std::optional<std::chrono::seconds> ttl);
 
-// `previous` is this step's report in the workspace's last run, to name a changed static key.
+// The report of a step in the workspace's last run, to name a changed static key: asked for only
+// where that is in doubt.
+using PreviousStep = std::function<Result<std::optional<store::RunStep>>()>;
+
 // kChanged when a pinned live path moved under the evaluation.
 Result<LookupResult> look_up(store::Store& store, const fs::View& view, const StaticKey& key,
-                             std::optional<std::chrono::seconds> ttl,
-                             const std::optional<store::RunStep>& previous);
+                             std::optional<std::chrono::seconds> ttl, const PreviousStep& previous);
 
 }  // namespace hm::runner

@@ -191,7 +191,9 @@ Status RunImpl::prepare_step(std::size_t index) {
   } else if (options_.cache == RunOptions::Cache::kIgnore) {
     node.job.forced = "--no-cache asks for it";
   }
-  HM_ASSIGN(node.job.previous, store_.last_step(options_.workspace, pipeline_.name, step.key));
+  node.job.previous = [this, &key = step.key] {
+    return store_.last_step(options_.workspace, pipeline_.name, key);
+  };
   return {};
 }
 

@@ -17,6 +17,10 @@ namespace {
 // Raised whenever the meaning of a recorded trace or layer changes.
 constexpr const char* kKeyFormat = "hm-key-2";
 
+// Of the digest of a component, in the report of a run: enough to see that it changed. A whole one
+// for each would make the reports most of what a run writes.
+constexpr std::size_t kKeptDigits = 16;
+
 // Supplementary groups, which only root can drop.
 std::string groups() {
   std::vector<gid_t> ids(static_cast<std::size_t>(std::max(0, ::getgroups(0, nullptr))));
@@ -110,8 +114,9 @@ StaticKey static_key(const Command& command, IdMode id_mode) {
 }
 
 std::string encode_components(const StaticKey& key) {
-  return nlohmann::json(key.components)
-      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  auto parts = key.components;
+  for (auto& [name, value] : parts) value.resize(std::min(value.size(), kKeptDigits));
+  return nlohmann::json(parts).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 std::string components_change(const std::string& before, const StaticKey& now) {
@@ -124,7 +129,9 @@ std::string components_change(const std::string& before, const StaticKey& now) {
   std::vector<std::string> changes;
   for (const auto& [name, value] : now.components) {
     const auto it = old.find(name);
-    if (it == old.end() || it->second != value) changes.push_back(name);
+    const bool same = it != old.end() && it->second.size() >= kKeptDigits &&
+                      std::string_view(value).starts_with(it->second);
+    if (!same) changes.push_back(name);
   }
   for (const auto& [name, value] : old) {
     if (!now.components.contains(name)) changes.push_back(name);

@@ -39,7 +39,7 @@ class LogReader {
   }
 
  private:
-  static constexpr std::size_t kChunk = std::size_t{256} * 1024;
+  static constexpr std::size_t kChunk = std::size_t{16} * 1024;
   const Fd& fd_;
   off_t offset_ = 0;  // read so far
   std::string held_;

@@ -51,8 +51,8 @@ struct StepJob {
   CachePolicy cache;
   // Set when the lookup is to be left out: why, in one line.
   std::optional<std::string> forced;
-  bool verify = false;                     // run a hit again, and compare
-  std::optional<store::RunStep> previous;  // its report in this workspace's last run
+  bool verify = false;    // run a hit again, and compare
+  PreviousStep previous;  // its report in this workspace's last run
 };
 
 class StepRunner {

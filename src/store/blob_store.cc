@@ -18,18 +18,18 @@ constexpr off_t kLargestRead = off_t{1} << 31;
 }  // namespace
 
 Result<BlobInfo> FileHasher::hash(int fd, std::optional<std::uint64_t> size) {
-  buffer_.resize(kChunk);
+  if (!buffer_) buffer_ = std::make_unique_for_overwrite<char[]>(kChunk);
   hasher_.restart();
   BlobInfo info;
   while (true) {
-    const ssize_t n = ::pread(fd, buffer_.data(), buffer_.size(), static_cast<off_t>(info.size));
+    const ssize_t n = ::pread(fd, buffer_.get(), kChunk, static_cast<off_t>(info.size));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return fail_errno("read");
     if (n == 0) break;
-    hasher_.update({buffer_.data(), static_cast<std::size_t>(n)});
+    hasher_.update({buffer_.get(), static_cast<std::size_t>(n)});
     info.size += static_cast<std::uint64_t>(n);
     // Less than there was room for: the end, if the file is as long as it is said to be.
-    if (static_cast<std::size_t>(n) < buffer_.size() && info.size == size) break;
+    if (static_cast<std::size_t>(n) < kChunk && info.size == size) break;
   }
   info.digest = hasher_.finish();
   return info;

@@ -38,7 +38,7 @@ class FileHasher {
 
  private:
   Hasher hasher_;
-  std::vector<char> buffer_;
+  std::unique_ptr<char[]> buffer_;
 };
 Result<BlobInfo> hash_fd(int fd);
 

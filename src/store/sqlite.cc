@@ -23,6 +23,18 @@ bool means_damage(int extended, const char* path) {
          base == SQLITE_FORMAT || extended == SQLITE_IOERR_SHORT_READ;
 }
 
+// The log is moved into the database when it has so many pages.
+constexpr int kMostLogPages = 1000;
+
+// After each commit of a connection: how long the log is.
+int after_commit(void* pages, sqlite3* db, const char* name, int count) {
+  *static_cast<int*>(pages) = count;
+  if (count >= kMostLogPages) {
+    sqlite3_wal_checkpoint_v2(db, name, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
+  }
+  return SQLITE_OK;
+}
+
 Error sqlite_error(sqlite3* db) {
   if (db == nullptr) return Error{ErrorCode::kIo, ENOMEM, "store database: out of memory"};
   const char* path = sqlite3_db_filename(db, "main");
@@ -109,7 +121,7 @@ Result<Db> Db::open(const std::string& path) {
   Db db(raw);
   if (code != SQLITE_OK) return fail(sqlite_error(raw));
   sqlite3_busy_timeout(raw, kBusyTimeoutMs);
-  // A checkpoint syncs several times; the log is small, and the next one finds it.
+  // It syncs several times, and would be done by each process that is alone; see empty_log.
   sqlite3_db_config(raw, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
   // What somebody else put into the schema must never run.
   sqlite3_db_config(raw, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
@@ -118,7 +130,14 @@ Result<Db> Db::open(const std::string& path) {
     sqlite3_db_config(raw, option, 0, nullptr);
   }
   HM_TRY(db.exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cell_size_check=ON"));
+  sqlite3_wal_hook(raw, after_commit, db.log_pages_.get());
   return db;
+}
+
+void Db::empty_log() {
+  sqlite3_busy_timeout(db_.get(), 0);
+  sqlite3_wal_checkpoint_v2(db_.get(), nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
+  sqlite3_busy_timeout(db_.get(), kBusyTimeoutMs);
 }
 
 Status Db::exec(const std::string& sql) {

@@ -61,11 +61,18 @@ class Db {
   Status exec(const std::string& sql);
   Result<Stmt> prepare(std::string_view sql);
 
+  // The pages in the log, as of the last commit here. Whoever opens the database when nobody has it
+  // open reads them all.
+  int log_pages() const { return *log_pages_; }
+  // Moves them into the database; does nothing where another connection is in the way.
+  void empty_log();
+
  private:
   struct Close {
     void operator()(sqlite3* db) const;
   };
   explicit Db(sqlite3* db) : db_(db) {}
+  std::unique_ptr<int> log_pages_ = std::make_unique<int>(0);  // outlives the handle
   std::unique_ptr<sqlite3, Close> db_;
 };
 

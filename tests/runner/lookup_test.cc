@@ -52,7 +52,8 @@ class LookupTest : public ::testing::Test {
   LookupResult look(std::optional<std::chrono::seconds> ttl = {},
                     const std::optional<store::RunStep>& previous = {}) {
     const fs::View view = trees_.view();
-    return must(look_up(trees_.store(), view, key_, ttl, previous));
+    return must(look_up(trees_.store(), view, key_, ttl,
+                        [&] { return Result<std::optional<store::RunStep>>(previous); }));
   }
   const Hit* hit(const LookupResult& result) { return std::get_if<Hit>(&result.outcome); }
   std::string miss(const LookupResult& result) {

@@ -4,6 +4,7 @@
 #include <sqlite3.h>
 
 #include <atomic>
+#include <filesystem>
 #include <future>
 #include <thread>
 
@@ -250,6 +251,54 @@ TEST_F(StoreTest, FileDigestTakesNumbersOfAllSizes) {
   store->submit(std::move(batch));
   must(store->flush());
   EXPECT_EQ(must(store->file_digest(stamp)), digest_of("x"));
+}
+
+std::uint64_t log_bytes(const std::string& home) {
+  return std::filesystem::file_size(home + "/hm.db-wal");
+}
+
+FileDigest numbered(std::uint64_t inode) {
+  return {FileStamp{1, inode, 5, 6, 7}, digest_of(std::to_string(inode))};
+}
+
+void fill_log(Store& store) {
+  Batch batch;
+  for (std::uint64_t inode = 1; inode <= 40'000; ++inode) batch.files.push_back(numbered(inode));
+  store.submit(std::move(batch));
+  must(store.flush());
+}
+
+TEST_F(StoreTest, ALongLogIsEmptiedAtTheEnd) {
+  auto store = open();
+  fill_log(*store);
+  EXPECT_GT(log_bytes(home()), 256U * 4096);
+  store.reset();
+  EXPECT_EQ(log_bytes(home()), 0U);
+  EXPECT_EQ(must(open()->file_digest(numbered(40'000).stamp)), digest_of("40000"));
+}
+
+TEST_F(StoreTest, AShortLogStays) {
+  auto store = open();
+  submit_record(*store, record("k", "s", "p"));
+  store.reset();
+  EXPECT_GT(log_bytes(home()), 0U);
+  EXPECT_LE(log_bytes(home()), 256U * 4200);
+}
+
+// Nobody waits for another process that reads, and nobody's rows are lost.
+TEST_F(StoreTest, ALongLogStaysWhileSomebodyReads) {
+  auto store = open();
+  sqlite3* other = nullptr;
+  ASSERT_EQ(sqlite3_open((home() + "/hm.db").c_str(), &other), SQLITE_OK);
+  const char* begin = "BEGIN; SELECT count(*) FROM files";
+  ASSERT_EQ(sqlite3_exec(other, begin, nullptr, nullptr, nullptr), SQLITE_OK);
+  fill_log(*store);
+  const auto started = std::chrono::steady_clock::now();
+  store.reset();
+  EXPECT_LT(std::chrono::steady_clock::now() - started, 10s);
+  EXPECT_GT(log_bytes(home()), 256U * 4096);
+  sqlite3_close(other);
+  EXPECT_EQ(must(open()->file_digest(numbered(40'000).stamp)), digest_of("40000"));
 }
 
 RunStep run_step(const std::string& key, const std::string& outcome) {
