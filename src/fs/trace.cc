@@ -42,28 +42,56 @@ const char* to_string(ObservationKind kind) {
 std::string Trace::encode() const { return encode_trace(*this, true); }
 std::string Trace::encode_path_set() const { return encode_trace(*this, false); }
 
-Result<Trace> Trace::decode(std::string_view blob) {
+namespace {
+
+// Calls `begin` with the number of observations, then `take` with each; yields the order value.
+template <class Begin, class Take>
+Result<std::string_view> decode_each(std::string_view blob, Begin begin, Take take) {
   const auto corrupt = [] { return fail(ErrorCode::kCorrupt, "trace: malformed"); };
   Reader in(blob);
   if (in.raw(kMagic.size()) != kMagic) return corrupt();
   const std::uint64_t count = in.number();
   if (count > in.left() / kLeastObservationBytes) return corrupt();
-  Trace trace;
-  trace.observations.resize(count);
-  const Observation* previous = nullptr;
-  for (Observation& item : trace.observations) {
+  begin(count);
+  std::string_view previous;
+  for (std::uint64_t i = 0; i < count; ++i) {
     const std::uint8_t kind = in.byte();
     if (kind > 2) return corrupt();
-    item.kind = static_cast<ObservationKind>(kind);
-    item.path = in.text();
-    item.value = in.text();
-    if (!is_valid_path(item.path)) return corrupt();
-    if (previous != nullptr && !PathLess{}(previous->path, item.path)) return corrupt();
-    previous = &item;
+    const std::string_view path = in.text();
+    const std::string_view value = in.text();
+    if (!is_valid_path(path)) return corrupt();
+    if (i > 0 && !PathLess{}(previous, path)) return corrupt();
+    take(static_cast<ObservationKind>(kind), path, value);
+    previous = path;
   }
-  trace.order = in.text();
+  const std::string_view order = in.text();
   if (!in.done()) return corrupt();
+  return order;
+}
+
+}  // namespace
+
+Result<Trace> Trace::decode(std::string_view blob) {
+  Trace trace;
+  HM_ASSIGN(const std::string_view order,
+            decode_each(
+                blob, [&](std::uint64_t count) { trace.observations.reserve(count); },
+                [&](ObservationKind kind, std::string_view path, std::string_view value) {
+                  trace.observations.push_back({std::string(path), kind, std::string(value)});
+                }));
+  trace.order = order;
   return trace;
+}
+
+Result<std::shared_ptr<const PathSet>> PathSet::decode(std::string blob) {
+  const auto out = std::make_shared<PathSet>(std::move(blob));
+  auto& items = out->items_;
+  HM_TRY(decode_each(
+      out->blob_, [&](std::uint64_t count) { items.reserve(count); },
+      [&](ObservationKind kind, std::string_view path, std::string_view) {
+        items.push_back({path, kind});
+      }));
+  return std::shared_ptr<const PathSet>(out);
 }
 
 namespace {
@@ -174,22 +202,43 @@ class SortedWalk {
   std::vector<std::optional<View::Node>> stack_;  // the path at hand and its ancestors
 };
 
+// Calls `take` with each item and its value on the view; yields the order value.
+template <class Items, class Take>
+Result<std::string> evaluate_each(const View& view, Items& items, Take take) {
+  SortedWalk walk(view);
+  MomentOrder order;
+  for (auto& item : items) {
+    HM_ASSIGN(const View::Node* node, walk.find(item.path));
+    if (node == nullptr) {
+      take(item, probe_text(std::nullopt));
+      continue;
+    }
+    HM_ASSIGN(std::string value, observe(view, *node, item.kind));
+    take(item, std::move(value));
+    if (is_timed(*node)) order.add(item.path, node->moment_ns);
+  }
+  return order.text();
+}
+
 }  // namespace
 
 Result<Trace> evaluate(const View& view, Trace path_set) {
-  SortedWalk walk(view);
-  MomentOrder order;
-  for (Observation& item : path_set.observations) {
-    HM_ASSIGN(const View::Node* node, walk.find(item.path));
-    if (node == nullptr) {
-      item.value = probe_text(std::nullopt);
-      continue;
-    }
-    HM_ASSIGN(item.value, observe(view, *node, item.kind));
-    if (is_timed(*node)) order.add(item.path, node->moment_ns);
-  }
-  path_set.order = order.text();
+  const auto keep = [](Observation& item, std::string value) { item.value = std::move(value); };
+  HM_ASSIGN(path_set.order, evaluate_each(view, path_set.observations, keep));
   return path_set;
+}
+
+Result<Digest> strong_key_on(const View& view, const Digest& static_key, const Digest& name,
+                             const PathSet& path_set) {
+  Hasher hasher;
+  hasher.field(static_key.raw());
+  hasher.field(name.raw());
+  HM_ASSIGN(
+      const std::string order,
+      evaluate_each(view, path_set.items(),
+                    [&](const PathSet::Item&, const std::string& value) { hasher.field(value); }));
+  hasher.field(order);
+  return hasher.finish();
 }
 
 Digest strong_key(const Digest& static_key, const Digest& path_set, const Trace& trace) {

@@ -1,4 +1,4 @@
-// Trace: all observations of one execution; PathSet: the same without values.
+// Trace: all observations of one execution; PathSet: the same without values, read from its blob.
 //
 // Normalised: one observation per path, the strongest (content and list contain probe); a path
 // found absent under a listed directory is implied by the listing and dropped. Sorted by PathLess,
@@ -48,6 +48,24 @@ struct Trace {
   std::string encode_path_set() const;
 };
 
+// What one execution looked at. Immutable; its paths lie in the blob, since runs hold very many.
+class PathSet {
+ public:
+  struct Item {
+    std::string_view path;
+    ObservationKind kind;
+  };
+  explicit PathSet(std::string blob) : blob_(std::move(blob)) {}
+  PathSet(const PathSet&) = delete;
+  PathSet& operator=(const PathSet&) = delete;
+  static Result<std::shared_ptr<const PathSet>> decode(std::string blob);
+  const std::vector<Item>& items() const { return items_; }
+
+ private:
+  const std::string blob_;
+  std::vector<Item> items_;
+};
+
 // Collects the observations of a session. A path found absent under a listed directory is dropped
 // where the listing implies it; never where it shows the name: the two then contradict.
 class TraceBuilder {
@@ -78,6 +96,10 @@ Result<Trace> evaluate(const View& view, Trace path_set);
 Result<std::string> observe(const View& view, const View::Node& node, ObservationKind kind);
 
 Digest strong_key(const Digest& static_key, const Digest& path_set, const Trace& trace);
+
+// The strong key of what `evaluate` would say of `path_set`, whose name is `name`; holds no values.
+Result<Digest> strong_key_on(const View& view, const Digest& static_key, const Digest& name,
+                             const PathSet& path_set);
 
 // The first path whose value differs; both traces have the same path set.
 struct Change {

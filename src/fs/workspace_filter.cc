@@ -261,10 +261,14 @@ Result<std::vector<std::string>> locate_repository(GitLayout& layout) {
 
 // --- The global excludes file
 
+// Those that name a file are read like any other.
 bool configured_by_environment() {
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text = *entry;
-    if (text.starts_with("GIT_CONFIG") && !text.starts_with("GIT_CONFIG_NOSYSTEM=")) return true;
+    const bool is_file = text.starts_with("GIT_CONFIG_GLOBAL=/") ||
+                         text.starts_with("GIT_CONFIG_SYSTEM=/") ||
+                         text.starts_with("GIT_CONFIG_NOSYSTEM=");
+    if (text.starts_with("GIT_CONFIG") && !is_file) return true;
   }
   return false;
 }
@@ -279,6 +283,8 @@ std::string xdg_git_path(std::string_view name) {
 Status locate_global_excludes(GitLayout& layout, std::vector<std::string> configs) {
   const std::string home = environment("HOME");
   configs.push_back("/etc/gitconfig");
+  configs.push_back(environment("GIT_CONFIG_SYSTEM"));
+  configs.push_back(environment("GIT_CONFIG_GLOBAL"));
   configs.push_back(xdg_git_path("config"));
   if (!home.empty()) configs.push_back(join(home, ".gitconfig"));
   const bool ask = configured_by_environment() ||

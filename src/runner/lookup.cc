@@ -34,36 +34,35 @@ class Lookup {
       return damaged(path_set.error());
     }
     store_.recall_files(digest);
-    auto today = fs::evaluate(view_, std::move(*path_set));
-    if (!today) {
-      if (today.error().code == ErrorCode::kChanged) return fail(std::move(today).error());
-      note({"an input could not be observed: " + today.error().message, {}, {}});
+    const auto strong = fs::strong_key_on(view_, key_.digest, digest, **path_set);
+    if (!strong) {
+      if (strong.error().code == ErrorCode::kChanged) return fail(strong.error());
+      note({"an input could not be observed: " + strong.error().message, {}, {}});
       return none;
     }
-    const Digest strong = fs::strong_key(key_.digest, digest, *today);
-    if (flight_ == key_.digest) flight_ = strong;
-    HM_ASSIGN(const auto record, store_.find(key_.digest, strong));
+    if (flight_ == key_.digest) flight_ = *strong;
+    HM_ASSIGN(const auto record, store_.find(key_.digest, *strong));
     spdlog::debug("lookup: key {:.12} path set {:.12} ({} paths): {}", key_.digest.hex(),
-                  digest.hex(), today->observations.size(), record ? "known" : "not known");
+                  digest.hex(), (*path_set)->items().size(), record ? "known" : "not known");
     if (!record) {
-      HM_TRY(explain_change(digest, *today));
+      HM_TRY(explain_change(digest));
       return none;
     }
     if (has_expired(*record, ttl_)) {
       note({"its result is older than its ttl", {}, {}});
       return none;
     }
-    return load(*record, digest, std::move(*today));
+    return load(*record, digest, std::move(*path_set));
   }
 
-  Result<fs::Trace> read_path_set(const Digest& digest) {
-    HM_ASSIGN(const std::string blob, store_.blobs().read(digest));
-    return fs::Trace::decode(blob);
+  Result<std::shared_ptr<const fs::PathSet>> read_path_set(const Digest& digest) {
+    HM_ASSIGN(std::string blob, store_.blobs().read(digest));
+    return fs::PathSet::decode(std::move(blob));
   }
 
   // A record that lacks a part of its result is forgotten: the step makes a new one.
   Result<std::optional<Hit>> load(const store::Record& record, const Digest& path_set,
-                                  fs::Trace inputs) {
+                                  std::shared_ptr<const fs::PathSet> inputs) {
     HM_TRY(store_.claim_result(record));
     if (record.path_set != path_set) {
       HM_TRY(store_.drop_record(record));
@@ -80,8 +79,7 @@ class Lookup {
       HM_TRY(store_.drop_layer(record.layer));
       return damaged(layer.error());
     }
-    return std::optional(Hit{record, *times, std::move(*layer),
-                             std::make_shared<const fs::Trace>(std::move(inputs))});
+    return std::optional(Hit{record, *times, std::move(*layer), std::move(inputs)});
   }
 
   Result<std::optional<Hit>> damaged(const Error& error) {
@@ -94,7 +92,8 @@ class Lookup {
     if (!miss_) miss_ = std::move(miss);
   }
 
-  Status explain_change(const Digest& path_set, const fs::Trace& today) {
+  // Observes once more, all of which is pinned by now, to keep no values where there is a hit.
+  Status explain_change(const Digest& path_set) {
     if (miss_) return {};
     HM_ASSIGN(const auto newest, store_.newest(key_.digest, path_set));
     if (!newest) return {};
@@ -102,7 +101,10 @@ class Lookup {
     if (!blob) return {};
     const auto before = fs::Trace::decode(*blob);
     if (!before) return {};
-    if (auto change = fs::first_change(*before, today)) {
+    const auto today = fs::evaluate(view_, *before);
+    if (!today && today.error().code == ErrorCode::kChanged) return fail(today.error());
+    if (!today) return {};
+    if (auto change = fs::first_change(*before, *today)) {
       if (!change->path) {
         note({change->change, {}, change->change});
         return {};

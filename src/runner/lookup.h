@@ -29,7 +29,7 @@ struct Hit {
   store::Record record;
   store::LayerTimes times;
   fs::ViewLayer layer;
-  std::shared_ptr<const fs::Trace> inputs;
+  std::shared_ptr<const fs::PathSet> inputs;
 };
 
 struct LookupResult {

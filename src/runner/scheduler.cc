@@ -1,6 +1,7 @@
 #include "runner/scheduler.h"
 
 #include <algorithm>
+#include <bit>
 #include <condition_variable>
 #include <mutex>
 #include <span>
@@ -62,31 +63,30 @@ Result<std::optional<std::string>> first_moved(const fs::View& view,
   return std::optional<std::string>{};
 }
 
-// In the traces' order, which is that of directories. Paths are compared only where their hashes
-// agree: a set of a hundred thousand would take longer than to look at them.
-std::vector<std::string_view> distinct_paths(const std::vector<const fs::Trace*>& traces) {
+// In the order of the sets, which is that of directories. A table of its own: a std::set of a
+// hundred thousand would take longer than to look at them.
+std::vector<std::string_view> distinct_paths(const std::vector<const fs::PathSet*>& sets) {
+  std::size_t count = 0;
+  for (const fs::PathSet* set : sets) count += set->items().size();
+  struct Slot {
+    std::uint32_t hash, number;  // place in `paths` + 1; 0: free
+  };
+  std::vector<Slot> slots(std::bit_ceil(2 * count + 1));
   std::vector<std::string_view> paths;
-  for (const fs::Trace* trace : traces) {
-    for (const fs::Observation& item : trace->observations) paths.push_back(item.path);
+  for (const fs::PathSet* set : sets) {
+    for (const fs::PathSet::Item& item : set->items()) {
+      const std::size_t hash = std::hash<std::string_view>{}(item.path);
+      const auto own = static_cast<std::uint32_t>(hash >> 32);
+      std::size_t at = hash & (slots.size() - 1);
+      while (slots[at].number != 0 &&
+             (slots[at].hash != own || paths[slots[at].number - 1] != item.path)) {
+        at = (at + 1) & (slots.size() - 1);
+      }
+      if (slots[at].number != 0) continue;
+      paths.push_back(item.path);
+      slots[at] = {own, static_cast<std::uint32_t>(paths.size())};
+    }
   }
-  if (traces.size() == 1) return paths;
-  std::vector<std::pair<std::size_t, std::size_t>> hashed(paths.size());  // hash, place in paths
-  for (std::size_t i = 0; i < paths.size(); ++i) {
-    hashed[i] = {std::hash<std::string_view>{}(paths[i]), i};
-  }
-  std::sort(hashed.begin(), hashed.end());
-  std::vector<bool> is_known(paths.size());
-  for (std::size_t first = 0, i = 1; i < hashed.size(); ++i) {
-    const bool same_hash = hashed[i].first == hashed[first].first;
-    if (!same_hash) first = i;
-    is_known[hashed[i].second] =
-        same_hash && paths[hashed[i].second] == paths[hashed[first].second];
-  }
-  std::size_t kept = 0;
-  for (std::size_t i = 0; i < paths.size(); ++i) {
-    if (!is_known[i]) paths[kept++] = paths[i];
-  }
-  paths.resize(kept);
   return paths;
 }
 
@@ -427,7 +427,7 @@ Status RunImpl::keep_files(Sources& sources) {
   for (const Node& node : nodes_) {
     if (!passed(node)) continue;
     std::vector<std::string_view> paths;
-    for (const fs::Observation& item : node.result.inputs->observations) {
+    for (const fs::PathSet::Item& item : node.result.inputs->items()) {
       if (item.kind == fs::ObservationKind::kContent) paths.push_back(item.path);
     }
     HM_ASSIGN(const fs::ViewBase base, sources.base(node.base));
@@ -454,10 +454,10 @@ Status RunImpl::look_again(Sources& sources) {
 
 // Each path is looked at once, however many steps rest on it.
 Result<std::optional<std::string>> RunImpl::moved_input(Sources& sources) {
-  std::map<std::string, std::vector<const fs::Trace*>> inputs;  // by what is below the layers
+  std::map<std::string, std::vector<const fs::PathSet*>> inputs;  // by what is below the layers
   for (const Node& node : nodes_) inputs[node.base].push_back(node.result.inputs.get());
-  for (const auto& [name, traces] : inputs) {
-    const std::vector<std::string_view> own = distinct_paths(traces);
+  for (const auto& [name, sets] : inputs) {
+    const std::vector<std::string_view> own = distinct_paths(sets);
     HM_ASSIGN(const fs::ViewBase base, sources.base(name));
     HM_ASSIGN(const auto moved, first_moved(fs::View(base, {}, now_ns()), own));
     if (moved) return std::optional("/" + *moved);
@@ -611,7 +611,7 @@ Result<std::vector<Plan>> RunImpl::plan() {
     HM_ASSIGN(auto found, runner_.preview(nodes_[index].job, view_of(index, base)));
     if (auto* hit = std::get_if<Hit>(&found.outcome)) {
       plan.what = Plan::What::kHit;
-      plan.reason = std::to_string(hit->inputs->observations.size()) + " inputs unchanged";
+      plan.reason = std::to_string(hit->inputs->items().size()) + " inputs unchanged";
       nodes_[index].result.layer = std::move(hit->layer);
     } else {
       plan.what = Plan::What::kRuns;

@@ -103,10 +103,10 @@ Result<StepResult> StepRunner::adopt_hit(const StepJob& job, StaticKey key, Hit 
   result.log = hit.record.log;
   result.layer = std::move(hit.layer);
   result.inputs = hit.inputs;
-  result.reason = std::to_string(hit.inputs->observations.size()) + " observed inputs unchanged";
+  result.reason = std::to_string(hit.inputs->items().size()) + " observed inputs unchanged";
   store_.touch(hit.record);
   events_.step_start(job.info);
-  events_.step_cache_hit(job.info, hit.record.strong_key.hex(), hit.inputs->observations.size());
+  events_.step_cache_hit(job.info, hit.record.strong_key.hex(), hit.inputs->items().size());
   LineSplitter lines(
       [&](Stream stream, std::string_view line) { events_.step_log(job.info, stream, line); });
   // A log that is gone is no reason to run the step again.
@@ -221,7 +221,7 @@ Result<StepResult> StepRunner::execute(const StepJob& job, StaticKey key, const 
     // What was recorded is true of what was served; this run must not go on with it.
     return restart(std::move(result.key), *moved);
   }
-  result.inputs = std::make_shared<const fs::Trace>(std::move(execution->trace));
+  HM_ASSIGN(result.inputs, fs::PathSet::decode(execution->trace.encode_path_set()));
   return result;
 }
 
@@ -384,12 +384,11 @@ Status StepRunner::drop_damaged(const fs::View& view) {
 
 Result<bool> StepRunner::still_holds(const StepResult& result, const fs::View& view) {
   if (result.strong_key.is_zero()) return false;  // its observation log is incomplete
-  const auto blob = store_.blobs().read(result.path_set);
+  auto blob = store_.blobs().read(result.path_set);
   if (!blob) return false;
-  HM_ASSIGN(fs::Trace path_set, fs::Trace::decode(*blob));
-  auto today = fs::evaluate(view, std::move(path_set));
-  if (!today) return false;
-  return fs::strong_key(result.key.digest, result.path_set, *today) == result.strong_key;
+  HM_ASSIGN(const auto path_set, fs::PathSet::decode(std::move(*blob)));
+  const auto today = fs::strong_key_on(view, result.key.digest, result.path_set, *path_set);
+  return today && *today == result.strong_key;
 }
 
 }  // namespace hm::runner

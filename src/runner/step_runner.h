@@ -39,9 +39,9 @@ struct StepResult {
   bool store_damaged = false;  // with kRestart
   StaticKey key;
   Digest path_set, strong_key, trace, log;
-  std::optional<fs::ViewLayer> layer;       // hit or ran
-  std::shared_ptr<const fs::Trace> inputs;  // what it looked at: hit or ran
-  bool refuted = false;                     // a hit whose step, run again, did not do the same
+  std::optional<fs::ViewLayer> layer;         // hit or ran
+  std::shared_ptr<const fs::PathSet> inputs;  // what it looked at: hit or ran
+  bool refuted = false;                       // a hit whose step, run again, did not do the same
 };
 
 // One step as it is to be run in this run.

@@ -640,6 +640,23 @@ TEST_F(Git, WhereGlobalExcludesAre) {
   EXPECT_EQ(broken.error().message.find('\n'), std::string::npos) << broken.error().message;
 }
 
+TEST_F(Git, TheEnvironmentNamesConfigurationFiles) {
+  run("init -q");
+  const auto found = [&] { return Subject::value(discover_git(tree_)).global_excludes; };
+  const std::string usual = found();
+  for (const char* variable : {"GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"}) {
+    if (variable == std::string("GIT_CONFIG_SYSTEM")) {
+      environment_.set("GIT_CONFIG_NOSYSTEM", std::nullopt);
+    }
+    environment_.set(variable, "/dev/null");
+    EXPECT_EQ(found(), usual) << variable;
+    write(base_ + "/own", "[core]\nexcludesFile = /from/own\n");
+    environment_.set(variable, base_ + "/own");
+    EXPECT_EQ(found(), "/from/own") << variable;
+    environment_.set(variable, std::nullopt);
+  }
+}
+
 TEST_F(Git, UnusualRepositories) {
   run("init -q");
   write("f");

@@ -81,7 +81,7 @@ TEST_F(LookupTest, UnchangedInputsHit) {
   const Hit* found = hit(result);
   ASSERT_NE(found, nullptr) << miss(result);
   EXPECT_EQ(found->record.strong_key, item.strong_key);
-  EXPECT_EQ(found->inputs->observations.size(), 2U);
+  EXPECT_EQ(found->inputs->items().size(), 2U);
   EXPECT_EQ(found->times.started_ns, 5);
   EXPECT_EQ(found->layer.digest, item.layer);
   EXPECT_NE(found->layer.layer->find("out"), nullptr);
