@@ -273,6 +273,24 @@ TOML
   if grep -lF hm-marker-0123456789 "$E2E_GUESTS"/*; then fail 'the marker is in a saved guest'; fi
 }
 
+# Its memory is mapped by every machine that starts from it.
+test_a_step_leaves_the_saved_guest_as_it_was() {
+  use_vm
+  pipeline_toml <<'TOML'
+[[step]]
+key = "s"
+run = "head -c 8M /dev/urandom > big; echo hm-marker-of-a-step > f; sort big f > /tmp/sorted; cat f"
+TOML
+  run_vm 0
+  local guest before
+  guest=$(find "$E2E_GUESTS" -name 'guest-*' -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d' ' -f2)
+  before=$(sha256sum "$guest")
+  run_vm 0 --no-cache
+  assert_log s hm-marker-of-a-step
+  [[ $(sha256sum "$guest") == "$before" ]] || fail 'the saved guest was written to'
+  if grep -qaF hm-marker-of-a-step "$guest"; then fail 'the step is in the saved guest'; fi
+}
+
 test_what_is_missing_is_said() {
   use_vm
   printf '[[step]]\nkey = "s"\nrun = "true"\n' | pipeline_toml
