@@ -80,15 +80,14 @@ Requirement requirement(std::string name, const Result<T>& found, std::string te
 struct Inventory {
   Result<std::string> qemu;
   Result<Kernel> kernel;
-  Result<std::string> initramfs;
+  Result<Initramfs> initramfs;
   Result<std::string> mke2fs;
 };
 
 Inventory take_inventory(const VmOptions& options, const std::string& store_home,
                          std::string_view init) {
   auto kernel = find_kernel(options.kernel, vm_directory(store_home) + "/kernel");
-  auto initramfs =
-      kernel ? make_initramfs(*kernel, init) : Result<std::string>(fail(kernel.error()));
+  auto initramfs = kernel ? Initramfs::of(*kernel, init) : Result<Initramfs>(fail(kernel.error()));
   return {find_qemu(), std::move(kernel), std::move(initramfs), find_mke2fs()};
 }
 
@@ -121,13 +120,14 @@ Result<Fd> file_in_memory(std::string_view bytes) {
 
 class QemuHypervisor final : public Hypervisor {
  public:
-  QemuHypervisor(MachineShape shape, std::string directory, ScratchDisks disks, Fd initramfs,
-                 const Digest& digest, Say say)
+  QemuHypervisor(MachineShape shape, std::string directory, ScratchDisks disks, Initramfs initramfs,
+                 const Digest& digest, Fd nothing, Say say)
       : shape_(std::move(shape)),
         directory_(std::move(directory)),
         disks_(std::move(disks)),
         initramfs_(std::move(initramfs)),
         digest_(digest),
+        nothing_(std::move(nothing)),
         say_(std::move(say)) {}
 
   std::optional<Place> take_place(const std::stop_token& stop) override {
@@ -138,7 +138,7 @@ class QemuHypervisor final : public Hypervisor {
   }
 
   Result<Started> start(bool network, bool cold, int wake) override {
-    MachineParts parts{shape_of(network), initramfs_.get(), -1, -1};
+    MachineParts parts{shape_of(network), nothing_.get(), -1, -1};
     std::optional<SavedGuest> saved;
     if (!cold) {
       HM_ASSIGN(saved, saved_guest(parts, wake));
@@ -146,6 +146,9 @@ class QemuHypervisor final : public Hypervisor {
     if (saved) parts.state = saved->state.get();
     HM_ASSIGN(const Fd disk, saved ? disks_.make_from(saved->disk) : disks_.make());
     parts.scratch = disk.get();
+    if (!saved) {
+      HM_ASSIGN(parts.initramfs, initramfs());
+    }
     const QemuUse use = saved ? QemuUse::kRestore : QemuUse::kBoot;
     const auto until = Clock::now() + boot_patience(shape_.kvm);
     HM_ASSIGN(Machine machine, Machine::start(parts, use));
@@ -176,8 +179,9 @@ class QemuHypervisor final : public Hypervisor {
     const std::string note = directory_ + "/kvm-" + *name;
     if (const auto known = read_file(note)) return *known == "yes\n";
     const auto disk = disks_.make();
-    if (!disk) return false;
-    const MachineParts parts{shape, initramfs_.get(), disk->get(), -1};
+    const auto file = initramfs();
+    if (!disk || !file) return false;
+    const MachineParts parts{shape, *file, disk->get(), -1};
     auto machine = Machine::start(parts, QemuUse::kBoot);
     const bool works =
         machine && machine->wait_ready(Clock::now() + boot_patience(true), -1, QemuUse::kBoot);
@@ -193,6 +197,16 @@ class QemuHypervisor final : public Hypervisor {
     return shape;
   }
 
+  // The file for guests that boot, made for the first of them.
+  Result<int> initramfs() {
+    const std::lock_guard lock(making_);
+    if (!made_) {
+      HM_ASSIGN(const std::string bytes, initramfs_.make());
+      HM_ASSIGN(made_, file_in_memory(bytes));
+    }
+    return made_.get();
+  }
+
   // Made if there is none: the first step of all waits for a boot either way. Without one the
   // guest boots by itself.
   Result<std::optional<SavedGuest>> saved_guest(MachineParts parts, int wake) {
@@ -201,6 +215,7 @@ class QemuHypervisor final : public Hypervisor {
     if (found || failed_saves_ >= kMostFailedSaves) return found;
     HM_ASSIGN(const Fd disk, disks_.make());
     parts.scratch = disk.get();
+    HM_ASSIGN(parts.initramfs, initramfs());
     const auto saved = save_guest(directory_, name, parts, boot_patience(parts.shape.kvm), wake);
     if (saved) return open_saved_guest(directory_, name, parts.shape);
     if (saved.error().code == ErrorCode::kCancelled) return fail(saved.error());
@@ -220,10 +235,13 @@ class QemuHypervisor final : public Hypervisor {
   MachineShape shape_;
   const std::string directory_;
   const ScratchDisks disks_;
-  const Fd initramfs_;
+  const Initramfs initramfs_;
   const Digest digest_;
+  const Fd nothing_;  // an initramfs for guests that have booted
   const Say say_;
   std::atomic<unsigned> failed_saves_ = 0;
+  std::mutex making_;  // guards made_
+  Fd made_;
   std::mutex mutex_;  // guards free_
   std::condition_variable_any freed_;
   unsigned free_ = std::max(1U, std::thread::hardware_concurrency());
@@ -251,15 +269,15 @@ Result<std::unique_ptr<Hypervisor>> Hypervisor::open(const VmOptions& options,
   }
   const std::string directory = vm_directory(store_home);
   HM_TRY(make_directories(directory, 0700));
-  HM_ASSIGN(Fd initramfs, file_in_memory(*found.initramfs));
-  const Digest digest = Digest::of(*found.initramfs);
+  HM_ASSIGN(const Digest digest, found.initramfs->identity());
+  HM_ASSIGN(Fd nothing, file_in_memory(std::string_view("\0", 1)));
   MachineShape shape;
   shape.qemu = *found.qemu;
   shape.kernel = found.kernel->image;
   shape.memory_mib = options.memory >> 20;
   shape.cpus = options.cpus;
   auto out = std::make_unique<QemuHypervisor>(std::move(shape), directory, ScratchDisks(scratch),
-                                              std::move(initramfs), digest, say);
+                                              *found.initramfs, digest, std::move(nothing), say);
   auto no_kvm = lacks_kvm();
   if (!no_kvm && !out->works_with_kvm()) no_kvm = "a guest did not boot with it";
   if (no_kvm) {

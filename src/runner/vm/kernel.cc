@@ -166,6 +166,14 @@ std::string_view section_of(std::string_view file, std::string_view wanted) {
 
 }  // namespace
 
+Result<std::string> identity_of(const std::string& path) {
+  struct stat st {};
+  if (::stat(path.c_str(), &st) != 0) return fail_errno(path);
+  return path + " " + std::to_string(st.st_dev) + " " + std::to_string(st.st_ino) + " " +
+         std::to_string(st.st_size) + " " + std::to_string(to_ns(st.st_mtim)) + " " +
+         std::to_string(to_ns(st.st_ctim));
+}
+
 Result<std::string> release_of(const std::string& image) {
   HM_ASSIGN(const std::string bytes, read_start(image, kHeaderBytes));
   const auto is_image =

@@ -30,6 +30,9 @@ Result<Kernel> find_kernel(const std::optional<std::string>& configured,
 // Documentation/x86/boot.rst.
 Result<std::string> release_of(const std::string& image);
 
+// The same as long as nobody replaces the file or writes to it.
+Result<std::string> identity_of(const std::string& path);
+
 struct Module {
   std::string name;
   std::string path;

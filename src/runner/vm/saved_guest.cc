@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "runner/vm/kernel.h"
 #include "runner/vm/scratch_disk.h"
 #include "store/util/bytes.h"
 
@@ -21,14 +22,6 @@ namespace {
 
 constexpr const char* kPrefix = "guest-";
 constexpr std::int64_t kUnusedForNs = std::int64_t{30} * 24 * 3600 * 1'000'000'000;
-
-Result<std::string> identity_of(const std::string& path) {
-  struct stat st {};
-  if (::stat(path.c_str(), &st) != 0) return fail_errno(path);
-  return path + " " + std::to_string(st.st_dev) + " " + std::to_string(st.st_ino) + " " +
-         std::to_string(st.st_size) + " " + std::to_string(to_ns(st.st_mtim)) + " " +
-         std::to_string(to_ns(st.st_ctim));
-}
 
 std::string processor() {
   std::string out;

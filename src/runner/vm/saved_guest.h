@@ -20,7 +20,7 @@
 
 namespace hm::runner::vm {
 
-// The file's name for guests of this shape.
+// The file's name for guests of this shape. `initramfs`: Initramfs::identity().
 Result<std::string> saved_guest_name(const MachineShape& shape, const Digest& initramfs);
 
 struct SavedGuest {
