@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "fs/known_values.h"
 #include "store/util/bytes.h"
 
 namespace hm::fs {
@@ -207,15 +208,23 @@ template <class Items, class Take>
 Result<std::string> evaluate_each(const View& view, Items& items, Take take) {
   SortedWalk walk(view);
   MomentOrder order;
+  KnownValues* const known = view.known_values();
   for (auto& item : items) {
-    HM_ASSIGN(const View::Node* node, walk.find(item.path));
-    if (node == nullptr) {
-      take(item, probe_text(std::nullopt));
-      continue;
+    std::string text;
+    auto value = known != nullptr ? known->find(item.path, item.kind) : std::nullopt;
+    if (!value) {
+      HM_ASSIGN(const View::Node* node, walk.find(item.path));
+      if (node == nullptr) {
+        text = probe_text(std::nullopt);
+      } else {
+        HM_ASSIGN(text, observe(view, *node, item.kind));
+      }
+      value.emplace(KnownValues::Value{text, std::nullopt});
+      if (node != nullptr && is_timed(*node)) value->moment_ns = node->moment_ns;
+      if (known != nullptr) known->add(item.path, item.kind, *value);
     }
-    HM_ASSIGN(std::string value, observe(view, *node, item.kind));
-    take(item, std::move(value));
-    if (is_timed(*node)) order.add(item.path, node->moment_ns);
+    take(item, value->text);
+    if (value->moment_ns) order.add(item.path, *value->moment_ns);
   }
   return order.text();
 }
@@ -223,7 +232,7 @@ Result<std::string> evaluate_each(const View& view, Items& items, Take take) {
 }  // namespace
 
 Result<Trace> evaluate(const View& view, Trace path_set) {
-  const auto keep = [](Observation& item, std::string value) { item.value = std::move(value); };
+  const auto keep = [](Observation& item, std::string_view value) { item.value = value; };
   HM_ASSIGN(path_set.order, evaluate_each(view, path_set.observations, keep));
   return path_set;
 }
@@ -236,7 +245,7 @@ Result<Digest> strong_key_on(const View& view, const Digest& static_key, const D
   HM_ASSIGN(
       const std::string order,
       evaluate_each(view, path_set.items(),
-                    [&](const PathSet::Item&, const std::string& value) { hasher.field(value); }));
+                    [&](const PathSet::Item&, std::string_view value) { hasher.field(value); }));
   hasher.field(order);
   return hasher.finish();
 }

@@ -47,6 +47,8 @@ struct ViewBase {
   std::uint32_t uid = 0, gid = 0;     // whose all of /workspace is
 };
 
+class KnownValues;
+
 class View {
  public:
   // One existing path. Valid only with the view it came from.
@@ -99,6 +101,9 @@ class View {
   // Tells apart the link groups of the image and of layers that have one name: how many older ones
   // there are. Not the layer's own place in the chain, which no observation covers.
   std::size_t link_rank(const Node& node) const;
+  // What other lookups have found on a view like this one; null: nobody shares it.
+  void share(std::shared_ptr<KnownValues> values) { known_values_ = std::move(values); }
+  KnownValues* known_values() const { return known_values_.get(); }
   bool may_have_xattrs() const { return may_have_xattrs_; }
   const std::vector<ViewLayer>& layers() const { return layers_; }
 
@@ -128,6 +133,7 @@ class View {
   ViewBase base_;
   std::vector<ViewLayer> layers_;
   bool may_have_xattrs_ = false;
+  std::shared_ptr<KnownValues> known_values_;
 };
 
 }  // namespace hm::fs

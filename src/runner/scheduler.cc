@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <bit>
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <span>
 #include <thread>
 
+#include "fs/known_values.h"
 #include "runner/graph.h"
 #include "runner/sources.h"
 
@@ -126,6 +128,7 @@ class RunImpl final : public Run {
   void finish(std::size_t index, Result<StepResult> result);
   void report_end(const Node& node);
   fs::View view_of(std::size_t index, const fs::ViewBase& base) const;
+  std::shared_ptr<fs::KnownValues> values_beside(std::size_t index);
   std::vector<fs::ViewLayer> chain_below(std::size_t index) const;
   ExitCode verdict(const std::stop_token& stop) const;
   store::RunReport report() const;
@@ -143,6 +146,9 @@ class RunImpl final : public Run {
   std::mutex mutex_;  // guards everything below
   std::condition_variable changed_;
   std::vector<Node> nodes_;
+  // What lookups of this attempt have found: for the steps with one parent on one base.
+  std::map<std::pair<std::optional<std::size_t>, std::string>, std::shared_ptr<fs::KnownValues>>
+      known_values_;
   std::size_t running_ = 0;
   bool stopping_ = false;   // after a failure, without keep_going
   std::string stop_cause_;  // the step that failed
@@ -298,6 +304,21 @@ fs::View RunImpl::view_of(std::size_t index, const fs::ViewBase& base) const {
   return fs::View(base, chain_below(index), now_ns());
 }
 
+// Null where no other step has such a view. Their layers are the same objects with the same times:
+// a parent passes once in an attempt.
+std::shared_ptr<fs::KnownValues> RunImpl::values_beside(std::size_t index) {
+  const auto parent = pipeline_.steps[index].parent;
+  const std::string& base = nodes_[index].base;
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < nodes_.size(); ++i) {
+    if (pipeline_.steps[i].parent == parent && nodes_[i].base == base) ++count;
+  }
+  if (count < 2) return nullptr;
+  auto& values = known_values_[{parent, base}];
+  if (!values) values = std::make_shared<fs::KnownValues>();
+  return values;
+}
+
 // --- running --------------------------------------------------------------------------------
 
 void RunImpl::work(Sources& sources) {
@@ -326,7 +347,8 @@ void RunImpl::run_one(std::size_t index, Sources& sources) {
   auto result = [&]() -> Result<StepResult> {
     HM_ASSIGN(fs::ViewBase base, sources.base(nodes_[index].base));
     std::unique_lock lock(mutex_);
-    const fs::View view = view_of(index, base);
+    fs::View view = view_of(index, base);
+    view.share(values_beside(index));
     const bool earlier = nodes_[index].has_result;
     StepResult kept = nodes_[index].result;
     lock.unlock();
@@ -402,6 +424,7 @@ Status RunImpl::run_attempt(const std::stop_token& stop) {
   {
     const std::lock_guard lock(mutex_);
     restart_ = false;
+    known_values_.clear();
     attempt_stop_.emplace();
     stopping_ = false;
     for (Node& node : nodes_) node.phase = Phase::kWaiting;
