@@ -58,15 +58,20 @@ TEST(Turns, PassingAnotherThreadsTurnDoesNothing) {
 
 TEST(Turns, TellWhenNobodyWaitsForATurnThatIsPassedOn) {
   std::atomic<int> told{0};
+  std::atomic<bool> started{false}, checked{false};
   Turns turns([&] { ++told; });
   turns.take();
   std::thread other([&] {
+    started = true;
     turns.take();
+    while (!checked) std::this_thread::yield();
     turns.pass();
   });
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // it waits by now
+  while (!started) std::this_thread::yield();
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));  // it waits by now
   turns.pass();
   EXPECT_EQ(told, 0);
+  checked = true;
   other.join();
   EXPECT_EQ(told, 1);  // the other's
   turns.pass();        // not its turn
