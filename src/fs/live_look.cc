@@ -19,17 +19,27 @@ namespace hm::fs {
 namespace {
 
 constexpr std::size_t kHandles = 48;
-constexpr std::size_t kMostOnDisk = 10'000;      // names of a directory
-constexpr off_t kFirstBytes = off_t{128} << 10;  // of a file
+constexpr std::size_t kMostOnDisk = 10'000;  // names of a directory
 
 struct DirCloser {
   void operator()(DIR* dir) const { ::closedir(dir); }
 };
 
+using Directory = std::unique_ptr<DIR, DirCloser>;
+
 Result<Fd> open_beneath(const LiveLocation& where, int flags, bool cross_mounts) {
   std::uint64_t resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
   if (!cross_mounts) resolve |= RESOLVE_NO_XDEV;
   return open_resolving(where.dir_fd, where.path, flags | O_NOFOLLOW, resolve);
+}
+
+// To be listed.
+Result<Directory> open_directory(const LiveLocation& where, bool cross_mounts) {
+  HM_ASSIGN(Fd fd, open_beneath(where, O_RDONLY | O_DIRECTORY, cross_mounts));
+  Directory dir(::fdopendir(fd.get()));
+  if (!dir) return fail_errno(where.path);
+  fd.release();
+  return dir;
 }
 
 // A path longer than one system call can name may well exist: that is an error, not an absence.
@@ -158,19 +168,17 @@ Result<Listing> LiveLook::list(const std::string& path) {
   if (auto fixed = rules_->fixed_listing(path)) return std::move(*fixed);
   const auto where = rules_->locate(path);
   if (!where || where->dir_fd < 0) return Listing{};
-  auto fd = open_beneath(*where, O_RDONLY | O_DIRECTORY, rules_->crosses_mounts());
-  if (!fd) {
-    if (means_absent(fd.error().errno_value, path))
+  const auto dir = open_directory(*where, rules_->crosses_mounts());
+  if (!dir) {
+    if (means_absent(dir.error().errno_value, path))
       return fail(ErrorCode::kChanged, rules_->display(path));
-    return fail(std::move(fd).error().in(rules_->display(path)));
+    return fail(Error(dir.error()).in(rules_->display(path)));
   }
-  const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(fd->get()));
-  if (!dir) return fail_errno(rules_->display(path));
-  const int dir_fd = fd->release();
+  const int dir_fd = ::dirfd(dir->get());
   HM_ASSIGN(const bool shows_plain, rules_->shows_plain(path));
   Listing out;
   errno = 0;
-  while (const dirent* entry = ::readdir(dir.get())) {
+  while (const dirent* entry = ::readdir(dir->get())) {
     const std::string name = entry->d_name;
     if (name == "." || name == "..") continue;
     auto kind = kind_of_dirent(entry->d_type);
@@ -207,12 +215,9 @@ Result<Listing> LiveLook::list(const std::string& path) {
 FilesOnDisk LiveLook::files_on_disk(const std::string& path) const {
   const auto where = rules_->locate(path);
   if (!where || where->dir_fd < 0) return {};
-  auto fd = open_beneath(*where, O_RDONLY | O_DIRECTORY, rules_->crosses_mounts());
-  if (!fd) return {};
-  const std::unique_ptr<DIR, DirCloser> dir(::fdopendir(fd->get()));
-  if (!dir) return {};
-  const auto shared = std::make_shared<const Fd>(::fcntl(fd->release(), F_DUPFD_CLOEXEC, 0));
-  if (!*shared) return {};
+  auto opened = open_directory(*where, rules_->crosses_mounts());
+  if (!opened) return {};
+  const std::shared_ptr<DIR> dir = std::move(*opened);
   std::vector<std::pair<ino_t, std::string>> found;
   while (const dirent* entry = ::readdir(dir.get())) {
     if (entry->d_type == DT_REG) found.emplace_back(entry->d_ino, entry->d_name);
@@ -222,9 +227,9 @@ FilesOnDisk LiveLook::files_on_disk(const std::string& path) const {
   FilesOnDisk out;
   out.names.reserve(found.size());
   for (auto& [inode, name] : found) out.names.push_back(std::move(name));
-  out.fetch = [shared, names = out.names](std::size_t place) {
-    const auto file = open_at(shared->get(), names[place], O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-    if (file) ::posix_fadvise(file->get(), 0, kFirstBytes, POSIX_FADV_WILLNEED);
+  out.fetch = [dir, names = out.names](std::size_t place) {
+    const auto file = open_at(::dirfd(dir.get()), names[place], O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    if (file) ::posix_fadvise(file->get(), 0, kSmallFile, POSIX_FADV_WILLNEED);
   };
   return out;
 }

@@ -32,9 +32,6 @@
 
 namespace hm::fs {
 
-// A file that one READ of the kernel fetches whole.
-inline constexpr std::uint64_t kSmallFile = std::uint64_t{128} * 1024;
-
 class LiveSource final : public Source {
  public:
   // `store` must outlive the source.

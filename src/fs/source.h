@@ -40,6 +40,9 @@ class LiveFile {
   std::string path_;
 };
 
+// A file that one READ of the kernel fetches whole.
+inline constexpr std::uint64_t kSmallFile = std::uint64_t{128} * 1024;
+
 // The files of one directory in the order in which a disk probably has them.
 struct FilesOnDisk {
   std::vector<std::string> names;

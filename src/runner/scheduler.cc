@@ -309,11 +309,11 @@ fs::View RunImpl::view_of(std::size_t index, const fs::ViewBase& base) const {
 std::shared_ptr<fs::KnownValues> RunImpl::values_beside(std::size_t index) {
   const auto parent = pipeline_.steps[index].parent;
   const std::string& base = nodes_[index].base;
-  std::size_t count = 0;
-  for (std::size_t i = 0; i < nodes_.size(); ++i) {
-    if (pipeline_.steps[i].parent == parent && nodes_[i].base == base) ++count;
+  bool is_shared = false;
+  for (std::size_t i = 0; i < nodes_.size() && !is_shared; ++i) {
+    is_shared = i != index && pipeline_.steps[i].parent == parent && nodes_[i].base == base;
   }
-  if (count < 2) return nullptr;
+  if (!is_shared) return nullptr;
   auto& values = known_values_[{parent, base}];
   if (!values) values = std::make_shared<fs::KnownValues>();
   return values;
