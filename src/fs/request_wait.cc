@@ -2,6 +2,8 @@
 
 #include <sched.h>
 
+#include <algorithm>
+
 namespace hm::fs {
 
 namespace {
@@ -10,6 +12,9 @@ using namespace std::chrono_literals;
 
 constexpr auto kSoon = 100us;
 constexpr auto kOthersRan = 10us;  // longer than a sched_yield that finds nobody
+constexpr int kBurst = 64;         // requests, more of them close than not
+constexpr int kMostCloseness = 2 * kBurst;
+constexpr int kPatienceMs = 2;
 
 }  // namespace
 
@@ -28,6 +33,18 @@ bool RequestWait::watch() {
   return true;  // whoever ran may have asked something
 }
 
-void RequestWait::end() { close_ = Clock::now() - began_ < kSoon; }
+int RequestWait::patience_ms() const { return awake_.held() ? kPatienceMs : -1; }
+
+void RequestWait::tired() {
+  closeness_ = 0;
+  awake_.release();
+}
+
+void RequestWait::end() {
+  close_ = Clock::now() - began_ < kSoon;
+  closeness_ = std::clamp(closeness_ + (close_ ? 1 : -1), 0, kMostCloseness);
+  if (closeness_ >= kBurst) awake_.hold();
+  if (closeness_ == 0) awake_.release();
+}
 
 }  // namespace hm::fs

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
+#include <linux/fuse.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -233,7 +234,11 @@ class FuseSession final : public Session {
   Status create_session();
   void start_threads();
   void add_thread();
-  int receive(fuse_buf& buffer, bool kept_turn);
+  struct Received {
+    int size;      // as of fuse_session_receive_buf
+    bool at_once;  // it was there when it was looked for
+  };
+  Received receive(fuse_buf& buffer);
   void serve();
   void note_end();
   Status settle_passthrough(const std::string& mount_point);
@@ -833,19 +838,27 @@ constexpr fuse_custom_io kPassthroughIo = {
 // --- life of the mount ------------------------------------------------------------------------
 
 // As fuse_session_receive_buf, on a device that does not block.
-int FuseSession::receive(fuse_buf& buffer, bool kept_turn) {
+FuseSession::Received FuseSession::receive(fuse_buf& buffer) {
   request_wait_.begin();
   for (bool first = true;; first = false) {
     const int size = fuse_session_receive_buf(session_.get(), &buffer);
     if (size != -EAGAIN) {
       request_wait_.end();
-      if (first && kept_turn) turns_.found_waiting();
-      return size;
+      return {size, first};
     }
     if (request_wait_.watch()) continue;
     pollfd wait{fuse_session_fd(session_.get()), POLLIN, 0};
-    if (::poll(&wait, 1, -1) < 0 && errno == EINTR) return -EINTR;
+    const int ready = ::poll(&wait, 1, request_wait_.patience_ms());
+    if (ready < 0 && errno == EINTR) return {-EINTR, false};
+    if (ready == 0) request_wait_.tired();
   }
+}
+
+// The task that a request comes from, as the kernel numbers it for whoever mounted.
+std::uint32_t asker_of(const fuse_buf& request) {
+  fuse_in_header header{};
+  std::memcpy(&header, request.mem, std::min(sizeof header, request.size));
+  return header.pid;
 }
 
 void FuseSession::serve() {
@@ -854,11 +867,11 @@ void FuseSession::serve() {
   while (true) {
     const bool kept_turn = turns_.take();
     if (fuse_session_exited(session_.get())) break;
-    const int size = receive(buffer, kept_turn);
+    const auto [size, at_once] = receive(buffer);
     if (size == -EINTR) continue;
     if (size <= 0) break;
     counts.count(buffer.mem, static_cast<std::size_t>(size));
-    turns_.begin_answer();
+    turns_.begin_answer(asker_of(buffer), at_once && kept_turn);
     fuse_session_process_buf(session_.get(), &buffer);
     turns_.end_answer();
   }

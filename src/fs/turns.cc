@@ -58,10 +58,11 @@ void Turns::pass() {
   }
 }
 
-void Turns::found_waiting() { crowded_until_ns_ = monotonic_ns() + kPhaseNs; }
-
-void Turns::begin_answer() {
+void Turns::begin_answer(std::uint32_t asker, bool was_waiting) {
   answer_began_ns = monotonic_ns();
+  if (last_asker_.exchange(asker) != asker && was_waiting) {
+    crowded_until_ns_ = answer_began_ns + kPhaseNs;
+  }
   if (answer_began_ns < slow_until_ns_ && answer_began_ns < crowded_until_ns_) pass();
 }
 

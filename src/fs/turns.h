@@ -13,6 +13,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -30,10 +31,10 @@ class Turns {
   bool take();
   // Lets another thread read; nothing if the turn is not this thread's.
   void pass();
-  // A request was there already when this thread, which had kept the turn, looked for one.
-  void found_waiting();
-  // Around each answer.
-  void begin_answer();
+  // Around each answer, to `asker`: the task that the kernel names in a request. `was_waiting`: the
+  // request was there already when this thread, which had kept the turn, looked for one. The task
+  // answered last may well have been as quick; another has waited for that answer.
+  void begin_answer(std::uint32_t asker, bool was_waiting);
   void end_answer();
   // Whether answers have been waiting for a disk lately.
   bool waits_for_disk() const;
@@ -47,6 +48,7 @@ class Turns {
   std::atomic<std::thread::id> holder_{};
   std::atomic<std::int64_t> slow_until_ns_{0};     // on CLOCK_MONOTONIC
   std::atomic<std::int64_t> crowded_until_ns_{0};  // likewise
+  std::atomic<std::uint32_t> last_asker_{0};
 };
 
 }  // namespace hm::fs
