@@ -212,24 +212,64 @@ Result<Listing> LiveLook::list(const std::string& path) {
   return out;
 }
 
-FilesOnDisk LiveLook::files_on_disk(const std::string& path) const {
+namespace {
+
+// In the order of inode numbers; none where there are very many.
+template <class Wanted>
+std::vector<std::string> names_on_disk(DIR* dir, Wanted wanted) {
+  std::vector<std::pair<ino_t, std::string>> found;
+  while (const dirent* entry = ::readdir(dir)) {
+    const std::string_view name = entry->d_name;
+    if (name == "." || name == ".." || !wanted(entry->d_type)) continue;
+    found.emplace_back(entry->d_ino, name);
+    if (found.size() > kMostOnDisk) return {};
+  }
+  std::sort(found.begin(), found.end());
+  std::vector<std::string> names;
+  names.reserve(found.size());
+  for (auto& [inode, name] : found) names.push_back(std::move(name));
+  return names;
+}
+
+// Of no other filesystem: nobody has asked for what is there.
+void read_inodes(const LiveLocation& where) {
+  const auto dir = open_directory(where, false);
+  if (!dir) return;
+  for (const std::string& name : names_on_disk(dir->get(), [](unsigned char) { return true; })) {
+    struct statx st {};
+    (void)::statx(::dirfd(dir->get()), name.c_str(),
+                  AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_BASIC_STATS,
+                  &st);
+  }
+}
+
+}  // namespace
+
+OnDisk LiveLook::files_on_disk(const std::string& path) const {
   const auto where = rules_->locate(path);
   if (!where || where->dir_fd < 0) return {};
   auto opened = open_directory(*where, rules_->crosses_mounts());
   if (!opened) return {};
   const std::shared_ptr<DIR> dir = std::move(*opened);
-  std::vector<std::pair<ino_t, std::string>> found;
-  while (const dirent* entry = ::readdir(dir.get())) {
-    if (entry->d_type == DT_REG) found.emplace_back(entry->d_ino, entry->d_name);
-    if (found.size() > kMostOnDisk) return {};
-  }
-  std::sort(found.begin(), found.end());
-  FilesOnDisk out;
-  out.names.reserve(found.size());
-  for (auto& [inode, name] : found) out.names.push_back(std::move(name));
+  OnDisk out;
+  out.names = names_on_disk(dir.get(), [](unsigned char type) { return type == DT_REG; });
   out.fetch = [dir, names = out.names](std::size_t place) {
     const auto file = open_at(::dirfd(dir.get()), names[place], O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
     if (file) ::posix_fadvise(file->get(), 0, kSmallFile, POSIX_FADV_WILLNEED);
+  };
+  return out;
+}
+
+OnDisk LiveLook::directories_on_disk(const std::string& path) const {
+  const auto where = rules_->locate(path);
+  if (!where || where->dir_fd < 0) return {};
+  const auto dir = open_directory(*where, rules_->crosses_mounts());
+  if (!dir) return {};
+  OnDisk out;
+  out.names = names_on_disk(dir->get(), [](unsigned char type) { return type == DT_DIR; });
+  out.fetch = [this, path, names = out.names](std::size_t place) {
+    const auto child = rules_->locate(join_path(path, names[place]));
+    if (child && child->dir_fd >= 0) read_inodes(*child);
   };
   return out;
 }

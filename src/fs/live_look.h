@@ -62,7 +62,9 @@ class LiveLook {
   Result<Listing> list(const std::string& path);
   // What there is, visible or not, in the order of inode numbers; none where it cannot be read, or
   // where there are very many.
-  FilesOnDisk files_on_disk(const std::string& path) const;
+  OnDisk files_on_disk(const std::string& path) const;
+  // Likewise; fetching one reads its names and their inodes.
+  OnDisk directories_on_disk(const std::string& path) const;
   // For reading. kChanged when there is nothing any more.
   Result<Fd> open(const std::string& path);
   // What fstat(2) says of an open file.

@@ -56,7 +56,10 @@ class LiveSource final : public Source {
   // Has the kernel begin to read a file that is wanted soon. No look at it: nothing is pinned.
   void read_ahead(const std::string& path) override;
   // Nor here. None of a directory that cannot be read, or has very many.
-  FilesOnDisk files_on_disk(const std::string& path) override { return look_.files_on_disk(path); }
+  OnDisk files_on_disk(const std::string& path) override { return look_.files_on_disk(path); }
+  OnDisk directories_on_disk(const std::string& path) override {
+    return look_.directories_on_disk(path);
+  }
 
   // The first of these paths that has another value now than is pinned; what was never pinned is
   // left out. Cheapest when sorted.

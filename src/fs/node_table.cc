@@ -195,6 +195,12 @@ std::string NodeTable::path(Id id) const {
   return item == nullptr ? std::string() : path_of(*item);
 }
 
+NodeTable::Id NodeTable::parent(Id id) const {
+  const std::shared_lock lock(mutex_);
+  const Record* item = record(id);
+  return item == nullptr || id == kRoot ? 0 : item->parent;
+}
+
 NodeTable::Id NodeTable::last() const {
   const std::shared_lock lock(mutex_);
   return static_cast<Id>(records_.size());

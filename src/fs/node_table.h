@@ -58,6 +58,7 @@ class NodeTable {
   // Valid as long as the table; null for what is no directory.
   const View::Node* directory(Id id) const;
   std::string path(Id id) const;
+  Id parent(Id id) const;  // 0: of the root, and of an id that there is not
   Id last() const;  // the largest id
 
   // Whether this was the first.

@@ -6,9 +6,8 @@ namespace hm::fs {
 
 namespace {
 
-constexpr std::size_t kFew = 3;         // lookups that say nothing about the next
-constexpr std::size_t kMostAhead = 64;  // files
-constexpr std::size_t kWalks = 4;       // directories at a time
+constexpr std::size_t kFew = 3;    // looks that say nothing about the next
+constexpr std::size_t kWalks = 4;  // directories at a time
 
 }  // namespace
 
@@ -21,7 +20,7 @@ ReadAhead::~ReadAhead() {
   if (thread_.joinable()) thread_.join();
 }
 
-bool ReadAhead::looked_up(const View::Node& dir, std::string_view name) {
+bool ReadAhead::looked_at(const View::Node& dir, std::string_view name) {
   const std::lock_guard lock(mutex_);
   Walk& walk = walk_of(dir, name);
   walk.looked += 1;
@@ -31,7 +30,7 @@ bool ReadAhead::looked_up(const View::Node& dir, std::string_view name) {
   }
   const auto place = walk.places.find(name);
   if (place == walk.places.end()) return false;
-  const std::size_t count = walk.files.names.size();
+  const std::size_t count = walk.entries.names.size();
   return (place->second + count - walk.begin) % count < walk.asked;
 }
 
@@ -49,16 +48,16 @@ ReadAhead::Walk& ReadAhead::walk_of(const View::Node& dir, std::string_view name
   return *walks_.front();
 }
 
-// How many files of it the disk should have been asked for by now.
-std::size_t ReadAhead::wanted(const Walk& walk) {
+// How many entries of it the disk should have been asked for by now.
+std::size_t ReadAhead::wanted(const Walk& walk) const {
   if (walk.looked <= kFew) return 0;
-  const std::size_t wanted = walk.looked + std::min(walk.looked, kMostAhead);
-  return walk.listed ? std::min(wanted, walk.files.names.size()) : wanted;
+  const std::size_t wanted = walk.looked + std::min(walk.looked, most_ahead_);
+  return walk.listed ? std::min(wanted, walk.entries.names.size()) : wanted;
 }
 
 std::shared_ptr<ReadAhead::Walk> ReadAhead::next() {
   const auto found = std::find_if(walks_.begin(), walks_.end(),
-                                  [](const auto& walk) { return wanted(*walk) > walk->asked; });
+                                  [this](const auto& walk) { return wanted(*walk) > walk->asked; });
   return found == walks_.end() ? nullptr : *found;
 }
 
@@ -72,25 +71,25 @@ void ReadAhead::work() {
       list(*walk, lock);
       continue;
     }
-    const std::size_t place = (walk->begin + walk->asked) % walk->files.names.size();
+    const std::size_t place = (walk->begin + walk->asked) % walk->entries.names.size();
     walk->asked += 1;
     lock.unlock();
-    walk->files.fetch(place);
+    walk->entries.fetch(place);
     lock.lock();
   }
 }
 
 void ReadAhead::list(Walk& walk, std::unique_lock<std::mutex>& lock) {
   lock.unlock();
-  FilesOnDisk files = view_.files_on_disk(walk.dir, blobs_);
+  OnDisk entries = entries_(walk.dir);
   std::unordered_map<std::string_view, std::size_t> places;
-  for (std::size_t i = 0; i < files.names.size(); ++i) places.emplace(files.names[i], i);
+  for (std::size_t i = 0; i < entries.names.size(); ++i) places.emplace(entries.names[i], i);
   lock.lock();
-  walk.files = std::move(files);  // its names stay where they are
+  walk.entries = std::move(entries);  // its names stay where they are
   walk.places = std::move(places);
   const auto first = walk.places.find(walk.first);
   walk.begin = first == walk.places.end() ? 0 : first->second;
-  walk.asked = std::min(walk.looked, walk.files.names.size());
+  walk.asked = std::min(walk.looked, walk.entries.names.size());
   walk.listed = true;
 }
 

@@ -252,7 +252,10 @@ class FuseSession final : public Session {
   std::optional<NodeTable> nodes_;  // from mount on
   OpenFiles open_files_;
   Aside aside_;  // hashes large files
-  ReadAhead read_ahead_{view_, store_.blobs()};
+  ReadAhead files_ahead_{
+      [this](const View::Node& dir) { return view_.files_on_disk(dir, store_.blobs()); }, 64};
+  ReadAhead directories_ahead_{
+      [this](const View::Node& dir) { return view_.directories_on_disk(dir); }, 8};
   std::atomic<bool> met_xattrs_{false};
   std::atomic<bool> denied_xattrs_{false};  // or about to be
   std::mutex failure_mutex_;
@@ -340,6 +343,10 @@ Result<std::shared_ptr<const PackedListing>> FuseSession::listing(Id id) {
   const View::Node* dir = nodes_->directory(id);
   if (dir == nullptr) return fail(system_error(nodes_->path(id), ENOTDIR));
   turns_.pass();
+  const View::Node* const above = nodes_->directory(nodes_->parent(id));
+  if (turns_.waits_for_disk() && above != nullptr) {
+    directories_ahead_.looked_at(*above, base_name(dir->path));
+  }
   HM_ASSIGN(const Listing names, view_.list(*dir));
   if (nodes_->set_listing(id, std::make_shared<const PackedListing>(names))) watch(id);
   return nodes_->listing(id);
@@ -525,7 +532,7 @@ void FuseSession::read_ahead(Id dir_id, Id id, std::string_view name) {
   const auto node = nodes_->node(id);
   const View::Node* dir = nodes_->directory(dir_id);
   if (!node || node->entry.size > kSmallFile || dir == nullptr) return;
-  if (!read_ahead_.looked_up(*dir, name)) view_.read_ahead(*node, store_.blobs());
+  if (!files_ahead_.looked_at(*dir, name)) view_.read_ahead(*node, store_.blobs());
 }
 
 void FuseSession::getattr(fuse_req_t req, fuse_ino_t ino) {

@@ -43,10 +43,10 @@ class LiveFile {
 // A file that one READ of the kernel fetches whole.
 inline constexpr std::uint64_t kSmallFile = std::uint64_t{128} * 1024;
 
-// The files of one directory in the order in which a disk probably has them.
-struct FilesOnDisk {
+// The files, or the directories, of one directory in the order in which a disk probably has them.
+struct OnDisk {
   std::vector<std::string> names;
-  std::function<void(std::size_t)> fetch;  // has the kernel begin to read one of them
+  std::function<void(std::size_t)> fetch;  // has the kernel read one of them
 };
 
 class Source {
@@ -80,7 +80,8 @@ class Source {
   // `digest`, of the bytes that a LiveFile serves.
   virtual Result<Digest> hash(const std::string& path) { return digest(path); }
   virtual void read_ahead(const std::string&) {}
-  virtual FilesOnDisk files_on_disk(const std::string&) { return {}; }
+  virtual OnDisk files_on_disk(const std::string&) { return {}; }
+  virtual OnDisk directories_on_disk(const std::string&) { return {}; }
   // The first of these paths that has another value now than this run was told.
   virtual Result<std::optional<std::string>> first_moved(std::span<const std::string_view>) {
     return std::optional<std::string>{};

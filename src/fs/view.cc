@@ -282,11 +282,11 @@ void View::read_ahead(const Node& file, const store::BlobStore& blobs) const {
   }
 }
 
-FilesOnDisk View::files_on_disk(const Node& dir, const store::BlobStore& blobs) const {
+OnDisk View::files_on_disk(const Node& dir, const store::BlobStore& blobs) const {
   if (Source* live = live_source(dir)) return live->files_on_disk(source_path(dir));
   const auto names = list(dir);
   if (!names) return {};
-  FilesOnDisk out;
+  OnDisk out;
   std::vector<Digest> contents;
   for (const DirEntry& item : *names) {
     if (item.kind != EntryKind::kFile) continue;
@@ -300,6 +300,11 @@ FilesOnDisk View::files_on_disk(const Node& dir, const store::BlobStore& blobs) 
     blobs.read_ahead(contents[place]);
   };
   return out;
+}
+
+OnDisk View::directories_on_disk(const Node& dir) const {
+  Source* const live = live_source(dir);
+  return live != nullptr ? live->directories_on_disk(source_path(dir)) : OnDisk{};
 }
 
 View::LivePaths View::live_paths(std::span<const std::string_view> paths) const {

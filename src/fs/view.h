@@ -92,7 +92,8 @@ class View {
   // Has the kernel begin to read what read_small will.
   void read_ahead(const Node& file, const store::BlobStore& blobs) const;
   // For the same purpose; `blobs` must outlive what is returned.
-  FilesOnDisk files_on_disk(const Node& dir, const store::BlobStore& blobs) const;
+  OnDisk files_on_disk(const Node& dir, const store::BlobStore& blobs) const;
+  OnDisk directories_on_disk(const Node& dir) const;
 
   // The first of these paths that has changed since this run pinned it (Source::first_moved).
   Result<std::optional<std::string>> first_moved(std::span<const std::string_view> paths) const;

@@ -6,9 +6,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <mutex>
 #include <optional>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "test_support.h"
 
@@ -50,6 +54,10 @@ class ReadAheadTest : public ::testing::Test {
     dir_ = must(view_->resolve("workspace/d"));
     ASSERT_TRUE(dir_);
   }
+  ReadAhead::Entries files() {
+    return
+        [this](const View::Node& dir) { return view_->files_on_disk(dir, trees_.store().blobs()); };
+  }
   std::string file(std::size_t number) const { return trees_.workspace("d/" + name_of(number)); }
 
   std::size_t held() const {
@@ -72,26 +80,26 @@ class ReadAheadTest : public ::testing::Test {
 };
 
 TEST_F(ReadAheadTest, AsksForAsManyAgainAsWereLookedUp) {
-  ReadAhead ahead(*view_, trees_.store().blobs());
-  for (std::size_t i = 0; i < 10; ++i) ahead.looked_up(*dir_, name_of(i));
+  ReadAhead ahead(files(), 64);
+  for (std::size_t i = 0; i < 10; ++i) ahead.looked_at(*dir_, name_of(i));
   EXPECT_GE(held_at_last(10), 10U);
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   EXPECT_LE(held(), 20U);
 }
 
 TEST_F(ReadAheadTest, GetsAheadOfWhoReadsADirectory) {
-  ReadAhead ahead(*view_, trees_.store().blobs());
-  for (std::size_t i = 0; i < 20; ++i) ahead.looked_up(*dir_, name_of(i));
+  ReadAhead ahead(files(), 64);
+  for (std::size_t i = 0; i < 20; ++i) ahead.looked_at(*dir_, name_of(i));
   // Those before the directory was listed are the reader's own.
   EXPECT_GE(held_at_last(20), 20U);
-  EXPECT_TRUE(ahead.looked_up(*dir_, name_of(25)));
-  EXPECT_FALSE(ahead.looked_up(*dir_, name_of(90)));
+  EXPECT_TRUE(ahead.looked_at(*dir_, name_of(25)));
+  EXPECT_FALSE(ahead.looked_at(*dir_, name_of(90)));
 }
 
 TEST_F(ReadAheadTest, FewLookupsSayNothing) {
   {
-    ReadAhead ahead(*view_, trees_.store().blobs());
-    for (std::size_t i = 0; i < 3; ++i) EXPECT_FALSE(ahead.looked_up(*dir_, name_of(i)));
+    ReadAhead ahead(files(), 64);
+    for (std::size_t i = 0; i < 3; ++i) EXPECT_FALSE(ahead.looked_at(*dir_, name_of(i)));
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
   EXPECT_EQ(held(), 0U);
@@ -99,8 +107,8 @@ TEST_F(ReadAheadTest, FewLookupsSayNothing) {
 
 TEST_F(ReadAheadTest, PinsNothing) {
   {
-    ReadAhead ahead(*view_, trees_.store().blobs());
-    for (std::size_t i = 0; i < 40; ++i) ahead.looked_up(*dir_, name_of(i));
+    ReadAhead ahead(files(), 64);
+    for (std::size_t i = 0; i < 40; ++i) ahead.looked_at(*dir_, name_of(i));
     EXPECT_GE(held_at_last(30), 30U);
   }
   write_file(file(60), "another content");
@@ -114,10 +122,56 @@ TEST_F(ReadAheadTest, PinsNothing) {
   EXPECT_FALSE(must(view_->child(*dir_, name_of(61))));
 }
 
+// What the kernel holds of inodes cannot be asked, so a source stands in that tells what it is
+// asked for.
+TEST(ReadAheadOrder, BeginsBehindTheFirstAndIsNeverFarAhead) {
+  std::mutex mutex;
+  std::vector<std::size_t> fetched;
+  const auto so_far = [&] {
+    const std::lock_guard lock(mutex);
+    return fetched;
+  };
+  {
+    const auto entries = [&](const View::Node&) {
+      OnDisk out;
+      for (std::size_t i = 0; i < kFiles; ++i) out.names.push_back(name_of(i));
+      out.fetch = [&](std::size_t place) {
+        const std::lock_guard lock(mutex);
+        fetched.push_back(place);
+      };
+      return out;
+    };
+    ReadAhead ahead(entries, 8);
+    for (std::size_t i = 50; i < 70; ++i) ahead.looked_at(View::Node{}, name_of(i));
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (std::chrono::steady_clock::now() < until) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      if (const auto places = so_far(); !places.empty() && places.back() >= 77) break;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  ASSERT_FALSE(fetched.empty());
+  EXPECT_EQ(fetched.back(), 77U);  // 50 + 20 that were looked at + 8 - 1
+  for (std::size_t i = 1; i < fetched.size(); ++i) EXPECT_EQ(fetched[i], fetched[i - 1] + 1);
+}
+
+TEST_F(ReadAheadTest, FetchesDirectories) {
+  for (const char* name : {"a", "b", "c"}) write_file(trees_.workspace("d/sub/") + name + "/f", "");
+  const auto sub = must(view_->resolve("workspace/d/sub"));
+  ASSERT_TRUE(sub);
+  OnDisk found = view_->directories_on_disk(*sub);
+  std::sort(found.names.begin(), found.names.end());
+  EXPECT_EQ(found.names, (std::vector<std::string>{"a", "b", "c"}));
+  std::filesystem::remove_all(trees_.workspace("d/sub/b"));
+  for (std::size_t i = 0; i < 3; ++i) found.fetch(i);  // and nothing happens
+  EXPECT_FALSE(must(view_->child(*sub, "b"))) << "it was pinned";
+  EXPECT_TRUE(view_->directories_on_disk(*must(view_->resolve("workspace/d/sub/a"))).names.empty());
+}
+
 TEST_F(ReadAheadTest, SurvivesADirectoryThatIsGone) {
   std::filesystem::remove_all(trees_.workspace("d"));
-  ReadAhead ahead(*view_, trees_.store().blobs());
-  for (std::size_t i = 0; i < 40; ++i) EXPECT_FALSE(ahead.looked_up(*dir_, name_of(i)));
+  ReadAhead ahead(files(), 64);
+  for (std::size_t i = 0; i < 40; ++i) EXPECT_FALSE(ahead.looked_at(*dir_, name_of(i)));
 }
 
 }  // namespace
