@@ -59,7 +59,7 @@ class NodeTable {
   const View::Node* directory(Id id) const;
   std::string path(Id id) const;
   Id parent(Id id) const;  // 0: of the root, and of an id that there is not
-  Id last() const;  // the largest id
+  Id last() const;         // the largest id
 
   // Whether this was the first.
   bool set_content(Id id, const Digest& content);

@@ -237,16 +237,38 @@ Result<Trace> evaluate(const View& view, Trace path_set) {
   return path_set;
 }
 
+namespace {
+
+// The bytes of Hasher::field for each value and for the order.
+Result<std::shared_ptr<const std::string>> compose_fields(const View& view,
+                                                          const PathSet& path_set) {
+  Writer fields;
+  const auto take = [&](const PathSet::Item&, std::string_view value) { fields.text(value); };
+  HM_ASSIGN(const std::string order, evaluate_each(view, path_set.items(), take));
+  fields.text(order);
+  return std::make_shared<const std::string>(fields.take());
+}
+
+}  // namespace
+
 Result<Digest> strong_key_on(const View& view, const Digest& static_key, const Digest& name,
                              const PathSet& path_set) {
   Hasher hasher;
   hasher.field(static_key.raw());
   hasher.field(name.raw());
-  HM_ASSIGN(
-      const std::string order,
-      evaluate_each(view, path_set.items(),
-                    [&](const PathSet::Item&, std::string_view value) { hasher.field(value); }));
-  hasher.field(order);
+  KnownValues* const known = view.known_values();
+  if (known == nullptr) {
+    const auto take = [&](const PathSet::Item&, std::string_view value) { hasher.field(value); };
+    HM_ASSIGN(const std::string order, evaluate_each(view, path_set.items(), take));
+    hasher.field(order);
+    return hasher.finish();
+  }
+  auto fields = known->fields(name);
+  if (!fields) {
+    HM_ASSIGN(fields, compose_fields(view, path_set));
+    known->add_fields(name, fields);
+  }
+  hasher.update(*fields);
   return hasher.finish();
 }
 

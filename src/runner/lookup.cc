@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include "fs/capture.h"
+#include "fs/known_values.h"
 
 namespace hm::runner {
 
@@ -56,8 +57,12 @@ class Lookup {
   }
 
   Result<std::shared_ptr<const fs::PathSet>> read_path_set(const Digest& digest) {
+    fs::KnownValues* const known = view_.known_values();
+    if (auto path_set = known != nullptr ? known->path_set(digest) : nullptr) return path_set;
     HM_ASSIGN(std::string blob, store_.blobs().read(digest));
-    return fs::PathSet::decode(std::move(blob));
+    HM_ASSIGN(auto path_set, fs::PathSet::decode(std::move(blob)));
+    if (known != nullptr) known->add_path_set(digest, path_set);
+    return path_set;
   }
 
   // A record that lacks a part of its result is forgotten: the step makes a new one.

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <set>
 #include <span>
 #include <thread>
 
@@ -477,8 +478,12 @@ Status RunImpl::look_again(Sources& sources) {
 
 // Each path is looked at once, however many steps rest on it.
 Result<std::optional<std::string>> RunImpl::moved_input(Sources& sources) {
-  std::map<std::string, std::vector<const fs::PathSet*>> inputs;  // by what is below the layers
-  for (const Node& node : nodes_) inputs[node.base].push_back(node.result.inputs.get());
+  std::map<std::string, std::vector<const fs::PathSet*>> inputs;   // by what is below the layers
+  std::set<std::pair<std::string_view, const fs::PathSet*>> seen;  // steps share them
+  for (const Node& node : nodes_) {
+    const fs::PathSet* const set = node.result.inputs.get();
+    if (seen.emplace(node.base, set).second) inputs[node.base].push_back(set);
+  }
   for (const auto& [name, sets] : inputs) {
     const std::vector<std::string_view> own = distinct_paths(sets);
     HM_ASSIGN(const fs::ViewBase base, sources.base(name));

@@ -92,8 +92,10 @@ TEST_F(SharedLookup, FindsWhatALookupAloneFinds) {
     const Trace expected = must(evaluate(alone, paths));
     EXPECT_EQ(must(evaluate(shared, paths)).encode(), expected.encode()) << "round " << round;
     const auto set = must(PathSet::decode(paths.encode_path_set()));
-    const Digest name = Digest::of("name"), key = Digest::of("key");
-    EXPECT_EQ(must(strong_key_on(shared, key, name, *set)), strong_key(key, name, expected));
+    const Digest name = Digest::of(paths.encode_path_set());
+    for (const Digest& key : {Digest::of("key"), Digest::of("of a sibling")}) {
+      EXPECT_EQ(must(strong_key_on(shared, key, name, *set)), strong_key(key, name, expected));
+    }
   }
 }
 

@@ -3,6 +3,8 @@
 // and yields zeros, so a decoder checks once. Thread-safety: one thread.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -12,7 +14,9 @@ namespace hm {
 class Writer {
  public:
   void number(std::uint64_t value) {
-    for (int shift = 0; shift < 64; shift += 8) out_.push_back(static_cast<char>(value >> shift));
+    std::array<char, 8> bytes{};
+    for (std::size_t i = 0; i < 8; ++i) bytes[i] = static_cast<char>(value >> (8 * i));
+    out_.append(bytes.data(), bytes.size());
   }
   void byte(std::uint8_t value) { out_.push_back(static_cast<char>(value)); }
   void raw(std::string_view data) { out_.append(data); }
