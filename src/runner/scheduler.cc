@@ -42,7 +42,7 @@ bool passed(const Node& node) {
 // fs::View::first_moved, by as many threads as it is worth.
 Result<std::optional<std::string>> first_moved(const fs::View& view,
                                                std::span<const std::string_view> paths) {
-  constexpr std::size_t kPathsOfAThread = 2000;
+  constexpr std::size_t kPathsOfAThread = 500;
   const std::size_t most = std::max(1U, std::thread::hardware_concurrency());
   const std::size_t count = std::min(most, 1 + paths.size() / kPathsOfAThread);
   const std::size_t share = paths.size() / count + 1;

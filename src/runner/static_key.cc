@@ -55,7 +55,7 @@ std::string digest_of_list(const std::vector<std::string>& items) {
   return hasher.finish().hex();
 }
 
-std::string platform() {
+std::string platform_text() {
   utsname name{};
   ::uname(&name);
   return std::string(name.sysname) + "/" + name.machine;
@@ -86,23 +86,30 @@ std::string describe(const std::string& component) {
   return it != kTexts.end() ? it->second : component + " changed";
 }
 
+std::string text(std::string_view value) { return Digest::of(value).hex(); }
+
 }  // namespace
 
-StaticKey static_key(const Command& command, IdMode id_mode) {
+KeyBase::KeyBase(IdMode id_mode)
+    : ids(text(ids_text(id_mode))),
+      platform(text(platform_text())),
+      sandbox(text(sandbox_description() + fs::skeleton_digest().hex())),
+      limits(limits_description()) {}
+
+StaticKey static_key(const Command& command, const KeyBase& base) {
   StaticKey key;
   auto& parts = key.components;
-  const auto text = [](std::string_view value) { return Digest::of(value).hex(); };
   parts["format"] = text(kKeyFormat);
   parts["command"] = digest_of_list(command.argv);
   for (const auto& [name, value] : command.env) parts["env." + name] = text(value);
   const bool of_image = command.cwd.empty() && !command.working_dir.empty();
   parts["cwd"] = text(of_image ? command.working_dir : command.cwd);
   parts["network"] = text(command.network == Network::kHost ? "host" : "none");
-  parts["ids"] = text(ids_text(id_mode));
+  parts["ids"] = base.ids;
   if (command.user) parts["user"] = text(user_text(*command.user));
-  parts["limits"] = text(limits_description() + limits_text(command.limits));
-  parts["platform"] = text(platform());
-  parts["sandbox"] = text(sandbox_description() + fs::skeleton_digest().hex());
+  parts["limits"] = text(base.limits + limits_text(command.limits));
+  parts["platform"] = base.platform;
+  parts["sandbox"] = base.sandbox;
   parts["on_change"] = digest_of_list(command.on_change);
   Hasher hasher;
   for (const auto& [name, value] : parts) {

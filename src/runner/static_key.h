@@ -19,7 +19,16 @@ struct StaticKey {
   std::map<std::string, std::string> components;  // name → hex digest
 };
 
-StaticKey static_key(const Command& command, IdMode id_mode);
+// What the steps of a run have in common: how this process is once it has settled its limits and
+// its namespaces.
+struct KeyBase {
+  KeyBase(IdMode id_mode);  // NOLINT(google-explicit-constructor): the same for one step
+
+  std::string ids, platform, sandbox;  // digests, as components have them
+  std::string limits;                  // a text
+};
+
+StaticKey static_key(const Command& command, const KeyBase& base);
 
 std::string encode_components(const StaticKey& key);
 // What differs from the components of an earlier run, for people ("the command changed"); "" when

@@ -41,7 +41,7 @@ std::optional<std::string> forced_reason(const StepJob& job) {
 }  // namespace
 
 Result<LookupResult> StepRunner::preview(const StepJob& job, const fs::View& view) {
-  const StaticKey key = static_key(job.command, id_mode_);
+  const StaticKey key = static_key(job.command, key_base_);
   if (const auto reason = forced_reason(job))
     return LookupResult{Miss{*reason, {}, {}}, key.digest};
   return look_up(store_, view, key, job.cache.ttl, job.previous);
@@ -57,7 +57,7 @@ Result<StepResult> StepRunner::run(const StepJob& job, const fs::View& view, Sou
 
 Result<StepResult> StepRunner::run_or_reuse(const StepJob& job, const fs::View& view,
                                             Sources& sources, const std::stop_token& stop) {
-  StaticKey key = static_key(job.command, id_mode_);
+  StaticKey key = static_key(job.command, key_base_);
   Fd flight;
   Miss miss;
   if (const auto reason = forced_reason(job)) {

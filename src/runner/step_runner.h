@@ -58,7 +58,7 @@ struct StepJob {
 class StepRunner {
  public:
   StepRunner(store::Store& store, Backend& backend, EventSink& events, IdMode id_mode)
-      : store_(store), backend_(backend), events_(events), id_mode_(id_mode) {}
+      : store_(store), backend_(backend), events_(events), key_base_(id_mode) {}
 
   // Errors are the machine's or the store's.
   Result<StepResult> run(const StepJob& job, const fs::View& view, Sources& sources,
@@ -91,7 +91,7 @@ class StepRunner {
   store::Store& store_;
   Backend& backend_;
   EventSink& events_;
-  const IdMode id_mode_;
+  const KeyBase key_base_;
 };
 
 }  // namespace hm::runner

@@ -125,7 +125,8 @@ def project_group(place):
     disk = own_disk(place)
     case = place.fresh("project", disk)
     hm, native = Hm(place, case, "host", disk), Native(place, case, "/", base=disk)
-    command = "meson setup build >/dev/null && ./bench_ops time build ninja -j2 -C build tools/hm"
+    command = ("meson setup --buildtype=plain build >/dev/null && "
+               "./bench_ops time build ninja -j2 -C build tools/hm")
 
     def prepare():
         (case / "workspace/.hm").mkdir(parents=True)
@@ -143,11 +144,11 @@ def project_group(place):
         unmount(str(disk))
         disk.with_suffix(".img").unlink()
 
-    return Group([Row("W1-self", "ninja -j2 of this project, in the step; caches dropped, empty "
-                      "store", bars=(within(1.05),), cold=True)],
+    return Group([Row("W1-self", "ninja -j2 of this project without optimization, in the step; "
+                      "caches dropped, empty store", bars=(within(1.05),), cold=True)],
                  {HM: with_hm, NATIVE: lambda: {
                      "W1-self": ms(native.run(f"cd /workspace && {command}")["build"])}},
-                 prepare, clean, cold=True, rounds=3, warm_up=False)
+                 prepare, clean, cold=True, warm_up=False)
 
 
 def groups(place, sizes, options):
