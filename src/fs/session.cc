@@ -884,6 +884,7 @@ void FuseSession::serve() {
   }
   note_end();
   fuse_session_exit(session_.get());
+  request_wait_.tired();
   turns_.pass();          // who waits for it finds the end too
   std::free(buffer.mem);  // NOLINT: allocated by libfuse with malloc
   const std::lock_guard lock(ended_mutex_);
