@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -43,12 +44,19 @@ void forget(const std::string& path) {
 
 class ReadAheadTest : public ::testing::Test {
  protected:
-  // The files f0, f1, … that lie one behind the other, and that the kernel does not hold.
+  // Files that the kernel does not hold. Inode numbers need not grow from one to the next.
   void SetUp() override {
+    std::vector<std::pair<ino_t, std::string>> made;
     for (std::size_t i = 0; i < kFiles; ++i) {
-      write_file(file(i), "content " + std::to_string(i));
-      forget(file(i));
+      const std::string path = trees_.workspace("d/" + name_of(i));
+      write_file(path, "content " + std::to_string(i));
+      forget(path);
+      struct stat st {};
+      ASSERT_EQ(::stat(path.c_str(), &st), 0);
+      made.emplace_back(st.st_ino, name_of(i));
     }
+    std::sort(made.begin(), made.end());
+    for (const auto& [inode, name] : made) names_.push_back(name);
     if (is_held(file(0))) GTEST_SKIP() << "the filesystem of temporary files is in memory";
     view_.emplace(trees_.view());
     dir_ = must(view_->resolve("workspace/d"));
@@ -58,7 +66,7 @@ class ReadAheadTest : public ::testing::Test {
     return
         [this](const View::Node& dir) { return view_->files_on_disk(dir, trees_.store().blobs()); };
   }
-  std::string file(std::size_t number) const { return trees_.workspace("d/" + name_of(number)); }
+  std::string file(std::size_t number) const { return trees_.workspace("d/" + names_[number]); }
 
   std::size_t held() const {
     std::size_t count = 0;
@@ -75,13 +83,14 @@ class ReadAheadTest : public ::testing::Test {
   }
 
   Trees trees_;
+  std::vector<std::string> names_;  // in the order of inodes
   std::optional<View> view_;
   std::optional<View::Node> dir_;
 };
 
 TEST_F(ReadAheadTest, AsksForAsManyAgainAsWereLookedUp) {
   ReadAhead ahead(files(), 64);
-  for (std::size_t i = 0; i < 10; ++i) ahead.looked_at(*dir_, name_of(i));
+  for (std::size_t i = 0; i < 10; ++i) ahead.looked_at(*dir_, names_[i]);
   EXPECT_GE(held_at_last(10), 10U);
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   EXPECT_LE(held(), 20U);
@@ -89,17 +98,17 @@ TEST_F(ReadAheadTest, AsksForAsManyAgainAsWereLookedUp) {
 
 TEST_F(ReadAheadTest, GetsAheadOfWhoReadsADirectory) {
   ReadAhead ahead(files(), 64);
-  for (std::size_t i = 0; i < 20; ++i) ahead.looked_at(*dir_, name_of(i));
+  for (std::size_t i = 0; i < 20; ++i) ahead.looked_at(*dir_, names_[i]);
   // Those before the directory was listed are the reader's own.
   EXPECT_GE(held_at_last(20), 20U);
-  EXPECT_TRUE(ahead.looked_at(*dir_, name_of(25)));
-  EXPECT_FALSE(ahead.looked_at(*dir_, name_of(90)));
+  EXPECT_TRUE(ahead.looked_at(*dir_, names_[25]));
+  EXPECT_FALSE(ahead.looked_at(*dir_, names_[90]));
 }
 
 TEST_F(ReadAheadTest, FewLookupsSayNothing) {
   {
     ReadAhead ahead(files(), 64);
-    for (std::size_t i = 0; i < 3; ++i) EXPECT_FALSE(ahead.looked_at(*dir_, name_of(i)));
+    for (std::size_t i = 0; i < 3; ++i) EXPECT_FALSE(ahead.looked_at(*dir_, names_[i]));
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
   EXPECT_EQ(held(), 0U);
@@ -108,7 +117,7 @@ TEST_F(ReadAheadTest, FewLookupsSayNothing) {
 TEST_F(ReadAheadTest, PinsNothing) {
   {
     ReadAhead ahead(files(), 64);
-    for (std::size_t i = 0; i < 40; ++i) ahead.looked_at(*dir_, name_of(i));
+    for (std::size_t i = 0; i < 40; ++i) ahead.looked_at(*dir_, names_[i]);
     EXPECT_GE(held_at_last(30), 30U);
   }
   write_file(file(60), "another content");
@@ -116,10 +125,10 @@ TEST_F(ReadAheadTest, PinsNothing) {
   write_file(trees_.workspace("d/new"), "new");
   const auto names = must(view_->list(*dir_));
   EXPECT_EQ(names.size(), kFiles);  // one less, one more: as it is now
-  const auto changed = must(view_->child(*dir_, name_of(60)));
+  const auto changed = must(view_->child(*dir_, names_[60]));
   ASSERT_TRUE(changed);
   EXPECT_EQ(must(view_->digest(*changed)), Digest::of("another content"));
-  EXPECT_FALSE(must(view_->child(*dir_, name_of(61))));
+  EXPECT_FALSE(must(view_->child(*dir_, names_[61])));
 }
 
 // What the kernel holds of inodes cannot be asked, so a source stands in that tells what it is
@@ -171,7 +180,7 @@ TEST_F(ReadAheadTest, FetchesDirectories) {
 TEST_F(ReadAheadTest, SurvivesADirectoryThatIsGone) {
   std::filesystem::remove_all(trees_.workspace("d"));
   ReadAhead ahead(files(), 64);
-  for (std::size_t i = 0; i < 40; ++i) EXPECT_FALSE(ahead.looked_at(*dir_, name_of(i)));
+  for (std::size_t i = 0; i < 40; ++i) EXPECT_FALSE(ahead.looked_at(*dir_, names_[i]));
 }
 
 }  // namespace
