@@ -14,7 +14,6 @@
 #include <cstdint>
 #include <memory>
 #include <memory_resource>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -65,7 +64,7 @@ class KnownValues {
   std::array<Stripe, kStripes> stripes_;
 
   static constexpr std::size_t kMostBytesOfFields = std::size_t{64} << 20;
-  mutable std::mutex sets_mutex_;  // guards what follows
+  mutable BriefMutex sets_mutex_;  // guards what follows
   std::unordered_map<Digest, SharedPaths> path_sets_;
   std::unordered_map<Digest, SharedFields> fields_;
   std::size_t bytes_of_fields_ = 0;

@@ -48,6 +48,8 @@ constexpr unsigned kMostServerThreads = 4;
 constexpr unsigned kMaxTransfer = kRelayTransfer;     // bytes of one READ
 constexpr std::chrono::milliseconds kEndPatience{1};  // until threads are interrupted again
 constexpr int kMostReadsExpected = 16;
+constexpr std::size_t kFilesAhead = 64;  // ReadAhead
+constexpr std::size_t kDirectoriesAhead = 8;
 constexpr std::size_t kOpenFiles = 64;  // descriptors kept for files of more than one READ
 constexpr std::uint64_t kHashedAside = 4U << 20;  // bytes; below it waiting is cheaper
 
@@ -253,9 +255,10 @@ class FuseSession final : public Session {
   OpenFiles open_files_;
   Aside aside_;  // hashes large files
   ReadAhead files_ahead_{
-      [this](const View::Node& dir) { return view_.files_on_disk(dir, store_.blobs()); }, 64};
+      [this](const View::Node& dir) { return view_.files_on_disk(dir, store_.blobs()); },
+      kFilesAhead};
   ReadAhead directories_ahead_{
-      [this](const View::Node& dir) { return view_.directories_on_disk(dir); }, 8};
+      [this](const View::Node& dir) { return view_.directories_on_disk(dir); }, kDirectoriesAhead};
   std::atomic<bool> met_xattrs_{false};
   std::atomic<bool> denied_xattrs_{false};  // or about to be
   std::mutex failure_mutex_;

@@ -97,7 +97,8 @@ Result<std::string> observe(const View& view, const View::Node& node, Observatio
 
 Digest strong_key(const Digest& static_key, const Digest& path_set, const Trace& trace);
 
-// The strong key of what `evaluate` would say of `path_set`, whose name is `name`; holds no values.
+// The strong key of what `evaluate` would say of `path_set`, whose name is `name`. Values are held
+// only for views that share them (KnownValues).
 Result<Digest> strong_key_on(const View& view, const Digest& static_key, const Digest& name,
                              const PathSet& path_set);
 

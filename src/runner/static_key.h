@@ -2,7 +2,7 @@
 //
 // Not in it: the step's name, timeout, parent and image; what they mean for the result is observed.
 // Its parts are kept by name, values as digests only, so that a later run can say which one changed
-// without storing any value of the environment. Pure functions.
+// without storing any value of the environment. Pure functions, but for KeyBase.
 #pragma once
 
 #include <map>
@@ -22,7 +22,7 @@ struct StaticKey {
 // What the steps of a run have in common: how this process is once it has settled its limits and
 // its namespaces.
 struct KeyBase {
-  KeyBase(IdMode id_mode);  // NOLINT(google-explicit-constructor): the same for one step
+  explicit KeyBase(IdMode id_mode);
 
   std::string ids, platform, sandbox;  // digests, as components have them
   std::string limits;                  // a text

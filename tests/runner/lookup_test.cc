@@ -20,7 +20,7 @@ class LookupTest : public ::testing::Test {
     write_file(trees_.workspace("a"), "1");
     write_file(trees_.workspace("b"), "1");
     command_.argv = {"sh", "-c", "cat a b"};
-    key_ = static_key(command_, IdMode::kFull);
+    key_ = static_key(command_, KeyBase(IdMode::kFull));
   }
 
   // Records what a step would have left that observed `items`.
@@ -168,7 +168,7 @@ store::RunStep report(const StaticKey& key, const std::string& outcome) {
 TEST_F(LookupTest, ChangedKeyIsNamed) {
   Command before = command_;
   before.env["CC"] = "gcc";
-  EXPECT_EQ(miss(look({}, report(static_key(before, IdMode::kFull), "ran"))),
+  EXPECT_EQ(miss(look({}, report(static_key(before, KeyBase(IdMode::kFull)), "ran"))),
             "environment variable CC changed");
   EXPECT_EQ(miss(look({}, report(key_, "failed"))), "it failed the last time");
 }

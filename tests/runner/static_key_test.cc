@@ -54,25 +54,27 @@ TEST(StaticKey, EveryComponentChangesTheDigest) {
          c.on_change = {"*", ".c"};
        }},
   };
-  std::set<Digest> seen = {static_key(command(), IdMode::kFull).digest,
-                           static_key(command(), IdMode::kSingle).digest};
+  std::set<Digest> seen = {static_key(command(), KeyBase(IdMode::kFull)).digest,
+                           static_key(command(), KeyBase(IdMode::kSingle)).digest};
   EXPECT_EQ(seen.size(), 2U) << "the id mode";
   for (const auto& [what, change] : changes) {
     Command changed = command();
     change(changed);
-    EXPECT_TRUE(seen.insert(static_key(changed, IdMode::kFull).digest).second) << what;
+    EXPECT_TRUE(seen.insert(static_key(changed, KeyBase(IdMode::kFull)).digest).second) << what;
   }
-  EXPECT_TRUE(seen.contains(static_key(command(), IdMode::kFull).digest)) << "a pure function";
+  EXPECT_TRUE(seen.contains(static_key(command(), KeyBase(IdMode::kFull)).digest))
+      << "a pure function";
 }
 
 TEST(StaticKey, TimeoutIsNotInIt) {
   Command changed = command();
   changed.timeout = std::chrono::seconds(5);
-  EXPECT_EQ(static_key(changed, IdMode::kFull).digest, static_key(command(), IdMode::kFull).digest);
+  EXPECT_EQ(static_key(changed, KeyBase(IdMode::kFull)).digest,
+            static_key(command(), KeyBase(IdMode::kFull)).digest);
 }
 
 TEST(StaticKey, ComponentsHoldNoValues) {
-  const std::string text = encode_components(static_key(command(), IdMode::kFull));
+  const std::string text = encode_components(static_key(command(), KeyBase(IdMode::kFull)));
   EXPECT_EQ(text.find("s3cret"), std::string::npos);
   EXPECT_EQ(text.find("make"), std::string::npos);
   EXPECT_NE(text.find("env.TOKEN"), std::string::npos) << "names may be known";
@@ -81,8 +83,8 @@ TEST(StaticKey, ComponentsHoldNoValues) {
 std::string change(const std::function<void(Command&)>& edit, IdMode mode = IdMode::kFull) {
   Command changed = command();
   edit(changed);
-  return components_change(encode_components(static_key(command(), IdMode::kFull)),
-                           static_key(changed, mode));
+  return components_change(encode_components(static_key(command(), KeyBase(IdMode::kFull))),
+                           static_key(changed, KeyBase(mode)));
 }
 
 TEST(ComponentsChange, SaysWhatChanged) {
@@ -105,7 +107,7 @@ TEST(ComponentsChange, SaysWhatChanged) {
 }
 
 TEST(ComponentsChange, SaysNothingAboutWhatItCannotRead) {
-  const StaticKey now = static_key(command(), IdMode::kFull);
+  const StaticKey now = static_key(command(), KeyBase(IdMode::kFull));
   for (const char* before : {"", "garbage", "[]", "3", "null", "{"}) {
     EXPECT_EQ(components_change(before, now), "") << before;
   }
